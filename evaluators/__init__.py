@@ -1,0 +1,1 @@
+"""The catalogue of evaluators, imported as `rft.evaluators`. One idea per file."""
