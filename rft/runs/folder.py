@@ -1,0 +1,234 @@
+"""The run folder: everything a run leaves behind, as plain files that outlive the process.
+
+    runs/<name>/<id>/
+      recipe.yaml       resolved: every key with the value that was used
+      status.json       running, finished, stopped or failed; with the process, so that a killed run is told apart
+      metrics.jsonl     one JSON object a step (rft/runs/metrics.py says what each key means)
+      events.jsonl      what happened when: weight bindings, checkpoints, warnings
+      rollouts/         every rollout with its tokens and its score, one Parquet file a step
+      checkpoints/      step-000012/, see rft/runs/checkpoint.py
+      logs/engine.log   the chatter of the libraries, see rft/runs/quiet.py
+      report.md         before and after
+
+An id is its UTC start and a random tail, `20260314-092653-k7f3`, so that sorting by name sorts by age.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rft.errors import RunError
+from rft.runs.files import JsonLines, write_whole
+from rft.types import Group
+
+State = Literal["running", "finished", "stopped", "failed"]
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands.
+
+    >>> Status("finished", step=60, steps=60).word
+    'finished'
+    """
+
+    state: State
+    step: int = 0
+    """Completed steps."""
+    steps: int = 0
+    """Steps asked for."""
+    message: str = ""
+    """Why it stopped or failed."""
+    pid: int = 0
+    pid_start: str = ""
+    """When the process started, by the kernel's count: a recycled pid is not the same process."""
+    host: str = ""
+    updated: str = ""
+
+    @property
+    def word(self) -> str:
+        """The state as a reader needs it: a run whose process is gone is "died", not "running"."""
+        if self.state != "running" or self.host != socket.gethostname():
+            return self.state
+        return "running" if _process_start(self.pid) == self.pid_start != "" else "died"
+
+
+class RunFolder:
+    """One run on disk. Writing is for the process that runs it; reading is safe at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = JsonLines(path / "metrics.jsonl")
+        self._events = JsonLines(path / "events.jsonl")
+
+    @classmethod
+    def create(cls, output_dir: str | Path, name: str, recipe_yaml: str) -> RunFolder:
+        """Makes `<output_dir>/<name>/<id>/` and stores the resolved recipe. Raises RunError."""
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise RunError(
+                f"a run's name becomes a folder, so it cannot be {name!r}; set `name` without slashes"
+            )
+        parent = Path(output_dir, name)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            path = _new_folder(parent)
+            for part in ("rollouts", "checkpoints", "logs"):
+                (path / part).mkdir()
+        except OSError as error:
+            raise RunError(
+                f"could not make a run folder in {parent}: {error.strerror}; set train.output_dir to a folder you can write"
+            ) from error
+        folder = cls(path)
+        write_whole(folder.recipe_path, recipe_yaml)
+        folder.set_status("running")
+        return folder
+
+    @classmethod
+    def open(cls, which: str | Path, output_dir: str | Path = "runs") -> RunFolder:
+        """A run by its path, its id, or its recipe's name (the newest of that name).
+
+        Raises RunError with the nearest known name when there is none.
+        """
+        for place in (Path(which), Path(output_dir, which)):
+            if (place / "recipe.yaml").is_file():
+                return cls(place)
+            newest = sorted(place.glob("*/recipe.yaml")) if place.is_dir() else []
+            if newest:
+                return cls(newest[-1].parent)
+        known = list_runs(output_dir)
+        for run in known:
+            if run.id == str(which):
+                return run
+        if not known:
+            raise RunError(
+                f"no run {str(which)!r}: {output_dir}/ holds no runs; `rft train RECIPE` makes one"
+            )
+        words = sorted({word for run in known for word in (run.name, run.id)})
+        near = difflib.get_close_matches(str(which), words, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "`rft runs list` shows them all"
+        raise RunError(f"no run {str(which)!r} in {output_dir}/; {hint}")
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.path.resolve().parent.name
+
+    @property
+    def id(self) -> str:
+        """UTC start and a random tail."""
+        return self.path.resolve().name
+
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def log_path(self) -> Path:
+        """Where the libraries' chatter goes."""
+        return self.path / "logs" / "engine.log"
+
+    @property
+    def report_path(self) -> Path:
+        """Before and after, in Markdown."""
+        return self.path / "report.md"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one step's metrics; they are on the disk when this returns. Raises RunError."""
+        self._metrics.append({"step": step, **metrics})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One mapping a step, in order. A step that was run again after a resume counts once, the last time."""
+        by_step = {record["step"]: record for record in self._metrics.read()}
+        return [by_step[step] for step in sorted(by_step)]
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Appends to events.jsonl. Raises RunError."""
+        self._events.append({"time": _now(), "kind": kind, **details})
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events, oldest first."""
+        return self._events.read()
+
+    def write_rollouts(self, step: int, groups: Sequence[Group], split: str = "train") -> Path:
+        """Stores one step's rollouts with their scores; see rft/runs/rollouts.py for the columns. Raises RunError."""
+        from rft.runs.rollouts import (
+            write_rollouts,
+        )  # pyarrow is slow to import and `rft runs list` needs none
+
+        prefix = "step" if split == "train" else split
+        path = self.path / "rollouts" / f"{prefix}-{step:06d}.parquet"
+        write_rollouts(path, step, groups)
+        return path
+
+    def set_status(self, state: State, *, step: int = 0, steps: int = 0, message: str = "") -> None:
+        """Replaces status.json; this process is named as the run's. Raises RunError."""
+        pid = os.getpid()
+        status = Status(state, step, steps, message, pid, _process_start(pid), socket.gethostname(), _now())
+        write_whole(self.path / "status.json", json.dumps(asdict(status), indent=1) + "\n")
+
+    @property
+    def status(self) -> Status:
+        """Where the run stands. Raises RunError when status.json is missing or damaged."""
+        path = self.path / "status.json"
+        try:
+            return Status(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(
+                f"{path} cannot be read ({error}); the other files of the run can still be used"
+            ) from error
+
+
+def list_runs(output_dir: str | Path = "runs") -> list[RunFolder]:
+    """Every run below `output_dir`, oldest first."""
+    found = [RunFolder(recipe.parent) for recipe in Path(output_dir).glob("*/*/recipe.yaml")]
+    return sorted(found, key=lambda run: (run.id, run.name))
+
+
+def _new_folder(parent: Path) -> Path:
+    while True:
+        tail = "".join(secrets.choice(_ALPHABET) for _ in range(4))
+        path = parent / f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{tail}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _process_start(pid: int) -> str:
+    """When that process started; "unknown" where the system does not tell, empty when there is no such process."""
+    try:
+        # The command, field 2, may hold spaces and brackets, so count from its closing bracket: state is field 3.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "unknown"
+    return "unknown"
