@@ -1,10 +1,10 @@
 """Checkpoints that exist are whole: written aside, synced, renamed; older ones go only after that.
 
     checkpoints/step-000012/
-      config.json, model.safetensors, tokenizer.json, ...   a Hugging Face folder, for transformers and vLLM as it is
-      trainer/state.json       what resume needs, as JSON: step, data cursor, Python's random state
-      trainer/...              what resume needs, as tensors: written by the caller's `write_trainer`
-      trainer/manifest.json    size and SHA-256 of every other file, so that damage is found before it is trained on
+      config.json, model.safetensors, ...   a Hugging Face folder, for transformers and vLLM as it is
+      trainer/state.json      what resume needs, as JSON: step, data cursor, Python's random state
+      trainer/...             what resume needs, as tensors: written by the caller's `write_trainer`
+      trainer/manifest.json   size and SHA-256 of every other file, to find damage before training goes on
 
 This file knows nothing about tensors: callers hand in functions that write into a folder.
 """
@@ -49,7 +49,7 @@ def save_checkpoint(
         write_trainer: writes optimizer and random-state tensors into the `trainer` folder it is given.
 
     Raises:
-        RunError: no room, or another error of the file system. Nothing partial stays, older checkpoints are intact.
+        RunError: no room, or another error of the file system. Nothing partial stays, older ones are intact.
     """
     root = folder.checkpoints_path
     final = root / f"step-{step:06d}"
@@ -84,7 +84,7 @@ def checkpoints(folder: RunFolder) -> list[Path]:
 
 
 def latest(folder: RunFolder) -> Path | None:
-    """The newest checkpoint whose files all have their size; None when there is none. Cheap: reads no weights."""
+    """The newest checkpoint whose files all have their size, or None. Cheap: reads no weights."""
     for path in reversed(checkpoints(folder)):
         if not _damage(path, hashes=False):
             return path
@@ -152,7 +152,7 @@ def _move_into_place(aside: Path, final: Path) -> None:
 
 
 def _remove_partial(aside: Path) -> None:
-    """Empties files before unlinking them: a writer that failed may hold its file open, and with it the room."""
+    """Empties files before unlinking them: a writer that failed may hold them open, and room with them."""
     for path in aside.rglob("*"):
         if path.is_file():
             with contextlib.suppress(OSError):
@@ -161,7 +161,7 @@ def _remove_partial(aside: Path) -> None:
 
 
 def _explain(error: BaseException, root: Path, final: Path, aside: Path) -> RunError | None:
-    """What to tell the user; None when it is not the file system's doing. Call it while the partial files exist."""
+    """What to tell the user, while the partial files exist; None when it is not the file system's doing."""
     if not isinstance(error, Exception):
         return None
     written = _bytes_below(aside)
@@ -179,9 +179,10 @@ def _explain(error: BaseException, root: Path, final: Path, aside: Path) -> RunE
     )
     if not full:
         return RunError(f"could not write checkpoint {final}: {error}; {intact}")
-    need = f"{_size(_bytes_below(whole[-1]))}" if whole else f"more than {_size(written)}"
+    need = _size(_bytes_below(whole[-1])) if whole else f"more than {_size(written)}"
     return RunError(
-        f"disk full while writing checkpoint {final}: it needs {need}, {_size(free + written)} was free; {intact}. "
+        f"disk full while writing checkpoint {final}: it needs {need}, {_size(free + written)} was free; "
+        f"{intact}. "
         f"Make room and resume, or set train.checkpoint.optimizer: false to write less"
     )
 

@@ -1,7 +1,7 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one.
 
-Whole files are written aside, synced and renamed. Line files (one JSON object a line) are appended and synced; a
-torn last line, the one thing a kill can leave, is ignored by readers and cut off by the next append.
+Whole files are written aside, synced and renamed. Line files, one JSON object a line, are appended and synced:
+a torn last line, the one thing a kill can leave, is ignored by readers and cut off by the next append.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def discard(path: Path) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON on one line: NaN and infinities, which JSON lacks, become null; numpy and torch values numbers.
+    """Strict JSON on one line. NaN and infinities, which JSON lacks, become null; array values plain numbers.
 
     >>> to_json({"loss": float("nan"), "step": 3})
     '{"loss": null, "step": 3}'

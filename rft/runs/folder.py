@@ -2,7 +2,7 @@
 
     runs/<name>/<id>/
       recipe.yaml       resolved: every key with the value that was used
-      status.json       running, finished, stopped or failed; with the process, so that a killed run is told apart
+      status.json       running, finished, stopped or failed; with the process, to tell a killed run
       metrics.jsonl     one JSON object a step (rft/runs/metrics.py says what each key means)
       events.jsonl      what happened when: weight bindings, checkpoints, warnings
       rollouts/         every rollout with its tokens and its score, one Parquet file a step
@@ -75,9 +75,7 @@ class RunFolder:
     def create(cls, output_dir: str | Path, name: str, recipe_yaml: str) -> RunFolder:
         """Makes `<output_dir>/<name>/<id>/` and stores the resolved recipe. Raises RunError."""
         if not name or name.startswith(".") or Path(name).name != name:
-            raise RunError(
-                f"a run's name becomes a folder, so it cannot be {name!r}; set `name` without slashes"
-            )
+            raise RunError(f"a run's name becomes a folder, so it cannot be {name!r}; give a plain `name`")
         parent = Path(output_dir, name)
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +84,8 @@ class RunFolder:
                 (path / part).mkdir()
         except OSError as error:
             raise RunError(
-                f"could not make a run folder in {parent}: {error.strerror}; set train.output_dir to a folder you can write"
+                f"could not make a run folder in {parent}: {error.strerror}; "
+                f"set train.output_dir to a folder you can write to"
             ) from error
         folder = cls(path)
         write_whole(folder.recipe_path, recipe_yaml)
@@ -153,7 +152,7 @@ class RunFolder:
         self._metrics.append({"step": step, **metrics})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One mapping a step, in order. A step that was run again after a resume counts once, the last time."""
+        """One mapping a step, in order. A step run again after a resume counts once, the last time."""
         by_step = {record["step"]: record for record in self._metrics.read()}
         return [by_step[step] for step in sorted(by_step)]
 
@@ -166,10 +165,9 @@ class RunFolder:
         return self._events.read()
 
     def write_rollouts(self, step: int, groups: Sequence[Group], split: str = "train") -> Path:
-        """Stores one step's rollouts with their scores; see rft/runs/rollouts.py for the columns. Raises RunError."""
-        from rft.runs.rollouts import (
-            write_rollouts,
-        )  # pyarrow is slow to import and `rft runs list` needs none
+        """Stores one step's rollouts with their scores; columns in rft/runs/rollouts.py. Raises RunError."""
+        # pyarrow is slow to import, and `rft runs list` does without.
+        from rft.runs.rollouts import write_rollouts
 
         prefix = "step" if split == "train" else split
         path = self.path / "rollouts" / f"{prefix}-{step:06d}.parquet"
@@ -216,9 +214,9 @@ def _now() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """When that process started; "unknown" where the system does not tell, empty when there is no such process."""
+    """When that process started; "unknown" where the system does not tell, empty for no such process."""
     try:
-        # The command, field 2, may hold spaces and brackets, so count from its closing bracket: state is field 3.
+        # The command, field 2, may hold spaces and brackets: count from its closing bracket on.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     except OSError:

@@ -1,8 +1,8 @@
-"""Rollouts as a table: one row a rollout, with the tokens as the engine saw them and the verdict with its reason.
+"""Rollouts as a table: one row a rollout, with the tokens as the engine saw them and the reasoned verdict.
 
-`token_ids` is the whole sequence, prompt included; `sampled` says which of them the policy chose (only those are
-trained on), and `logprobs` is null for the others. Values that differ in shape from task to task are JSON text, so
-that files of different steps always have the same columns.
+`token_ids` is the whole sequence, prompt included; `sampled` says which of them the policy chose (only those
+are trained on), and `logprobs` is null for the others. Values that differ in shape from task to task are JSON
+text, so that files of different steps always have the same columns.
 
     import pandas; pandas.read_parquet("runs/sort/20260314-092653-k7f3/rollouts/step-000012.parquet")
 """
@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 
 
 def write_rollouts(path: Path, step: int, groups: Sequence[Group]) -> None:
-    """Writes aside and renames, so that a file that exists is whole. Raises RunError when it cannot be written."""
+    """Writes aside and renames, so that a file that exists is whole. Raises RunError."""
     rows = [
         _row(step, rollout, score)
         for group in groups

@@ -7,7 +7,7 @@ import pytest
 
 from rft.errors import RunError
 from rft.runs import checkpoint as checkpoint_module
-from rft.runs.checkpoint import checkpoints, latest, read_trainer_state, save_checkpoint, verify
+from rft.runs.checkpoint import latest, read_trainer_state, save_checkpoint, verify
 from rft.runs.folder import RunFolder
 
 
@@ -72,13 +72,8 @@ def test_a_full_disk_halfway_keeps_the_old_checkpoints_and_says_how_much_is_need
 def test_a_disk_that_is_really_full_keeps_the_old_checkpoints(tmp_path, writer):
     mount = tmp_path / "small"
     mount.mkdir()
-    tool = shutil.which("mount")
-    if (
-        not tool
-        or subprocess.run(
-            [tool, "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount], capture_output=True
-        ).returncode
-    ):
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mount]
+    if not shutil.which("mount") or subprocess.run(mounting, capture_output=True).returncode:
         pytest.skip("mounting a small disk is not permitted here")
     try:
         run = RunFolder.create(mount, "sort", "")
@@ -89,7 +84,7 @@ def test_a_disk_that_is_really_full_keeps_the_old_checkpoints(tmp_path, writer):
         verify(old)
         run.record(2, {"loss": 0.5})
     finally:
-        subprocess.run(["umount", mount], check=True)
+        subprocess.run(["umount", "--lazy", mount], check=True)  # the failed torch.save still holds its file
 
 
 def big_model(writer):
