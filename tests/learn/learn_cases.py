@@ -1,0 +1,82 @@
+"""Small models and groups that the tests of rft/learn share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rft.types import Group, Rollout, Score, Task, Turn
+
+VOCABULARY = 61
+
+
+def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> LlamaForCausalLM:
+    """Two layers, tied head; weights large enough that attention matters to the logits."""
+    config = LlamaConfig(
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "attn_implementation": "sdpa",
+            **changes,
+        }
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.25)
+    return model.to(dtype)
+
+
+def rollout(name: str, *turns: tuple[Sequence[int], Sequence[int]], stop: str = "eos", seed: int = 0) -> Rollout:
+    """A rollout from (context, sampled) pairs; sampler log-probabilities are made up."""
+    chance = random.Random(f"{name}/{seed}")
+    made = tuple(
+        Turn(tuple(context), tuple(sampled), tuple(-4.0 + chance.uniform(-0.5, 0.5) for _ in sampled), "stop")
+        for context, sampled in turns
+    )
+    group = name.split("/")[0]
+    return Rollout(id=name, group_id=group, task=Task(group, ""), messages=(), turns=made, stop=stop)
+
+
+def group(name: str, rollouts: Sequence[Rollout], rewards: Sequence[float | None]) -> Group:
+    """A group; a reward of None is an evaluation that failed."""
+    scores = [Score.failed("server", "HTTP 503") if one is None else Score(one) for one in rewards]
+    return Group(name, Task(name, ""), rollouts, scores)
+
+
+def random_groups(
+    seed: int,
+    *,
+    groups: int = 3,
+    size: int = 4,
+    prompt: tuple[int, int] = (1, 9),
+    completion: tuple[int, int] = (1, 8),
+    multi_turn: bool = False,
+) -> list[Group]:
+    """Groups of random tokens and distinct rewards; with `multi_turn` some rollouts have a second turn."""
+    chance = random.Random(seed)
+
+    def ids(low: int, high: int) -> list[int]:
+        return [chance.randrange(VOCABULARY) for _ in range(chance.randint(low, high))]
+
+    made = []
+    for number in range(groups):
+        shared = ids(*prompt)
+        members = []
+        for index in range(size):
+            turns = [(shared, ids(*completion))]
+            if multi_turn and chance.random() < 0.5:
+                turns.append((ids(1, 4), ids(*completion)))
+            members.append(rollout(f"g{number}/{index}", *turns, seed=seed))
+        made.append(group(f"g{number}", members, [chance.random() for _ in members]))
+    return made
