@@ -1,7 +1,7 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one.
 
-Whole files are written aside, synced and renamed. Line files, one JSON object a line, are appended and synced:
-a torn last line, the one thing a kill can leave, is ignored by readers and cut off by the next append.
+Whole files are written aside, synced and renamed. Line files, one JSON object a line, are appended and
+synced; a torn last line, all that a kill can leave, is ignored by readers and cut off by the next append.
 """
 
 from __future__ import annotations

@@ -1,0 +1,204 @@
+"""Every metric in one table: what it counts, where it should be, and what to set when it is not there.
+
+`rft runs metrics` prints this table beside a run's values, and the live view says the action when a value
+leaves its range for the first time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One key of metrics.jsonl.
+
+    >>> Metric("ess", "share", "evenness of weights", low=0.5, action="train less a batch").healthy(0.4)
+    False
+    """
+
+    key: str
+    """`reward/part/<name>` stands for every key that starts with `reward/part/`."""
+    unit: str
+    meaning: str
+    low: float | None = None
+    """Smallest healthy value; None where there is no such thing."""
+    high: float | None = None
+    """Largest healthy value."""
+    action: str = ""
+    """What leaving the range means and what to set."""
+
+    def healthy(self, value: float | None) -> bool:
+        """Whether a value is in range. None, how a NaN reads back from metrics.jsonl, never is."""
+        if value is None or value != value:
+            return False
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    @property
+    def range(self) -> str:
+        """The healthy range in words; empty when every number is."""
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"{self.low:g} or more"
+        return f"{self.high:g} or less" if self.high is not None else ""
+
+
+METRICS = (
+    Metric("reward/mean", "score", "mean reward of this step's scored rollouts"),
+    Metric("reward/std", "score", "standard deviation of those rewards"),
+    Metric("reward/part/<name>", "score", "mean of one part of a composed reward"),
+    Metric("heldout/mean", "score", "mean reward on held-out tasks: the number to judge a run by"),
+    Metric("heldout/low", "score", "lower end of its 95 % interval"),
+    Metric("heldout/high", "score", "upper end of its 95 % interval"),
+    Metric(
+        "groups/used",
+        "groups",
+        "groups that gave a gradient",
+        low=1,
+        action="no group had two different rewards, so nothing was learned; make tasks easier or harder, "
+        "raise rollout.group_size, or give partial credit",
+    ),
+    Metric(
+        "groups/constant", "groups", "groups whose rewards were all equal; they teach nothing and are skipped"
+    ),
+    Metric(
+        "groups/too_few",
+        "groups",
+        "groups dropped because too few members had a score",
+        high=0,
+        action="evaluations fail; see fail/<kind>, and rollout.min_valid for how many members must be scored",
+    ),
+    Metric("rollout/tokens_per_s", "tokens/s", "sampled tokens per second of rollout"),
+    Metric("rollout/length_mean", "tokens", "mean sampled tokens of a rollout"),
+    Metric(
+        "rollout/truncated_frac",
+        "share",
+        "rollouts cut by a limit instead of ended by the model",
+        high=0.2,
+        action="answers are cut off; raise rollout.max_new_tokens, or reward short answers",
+    ),
+    Metric("eval/ok", "rollouts", "evaluations that gave a number"),
+    Metric("eval/skipped", "rollouts", "evaluations the evaluator declined; masked"),
+    Metric("eval/failed", "rollouts", "evaluations that failed; masked, never a number"),
+    Metric("fail/<kind>", "rollouts", "failed evaluations of one kind (timeout, rate_limited, bug, ...)"),
+    Metric("loss", "nats", "the loss as it was minimised; near zero by construction, no sign of quality"),
+    Metric(
+        "grad_norm",
+        "norm",
+        "length of the gradient before clipping",
+        high=100,
+        action="the update is unstable; lower train.learning_rate or raise train.prompts_per_step",
+    ),
+    Metric(
+        "entropy",
+        "nats/token",
+        "how undecided the policy is",
+        low=0.01,
+        action="answers have become all alike and stop teaching; raise rollout.temperature or "
+        "algorithm.epsilon_high, or lower train.learning_rate",
+    ),
+    Metric(
+        "kl/sampler_k1",
+        "nats/token",
+        "KL of the policy from the sampler, plain estimate; noisy, may be negative",
+    ),
+    Metric(
+        "kl/sampler_k3",
+        "nats/token",
+        "KL of the policy from the sampler, low-variance estimate (Schulman 2020)",
+        high=0.1,
+        action="the policy has moved far from what sampled the data; lower train.learning_rate, "
+        "algorithm.num_iterations or algorithm.minibatches",
+    ),
+    Metric(
+        "mismatch/mean_abs",
+        "nats",
+        "mean |log-probability by the engine - by the trainer| under the same weights",
+        high=0.2,
+        action="engine and trainer disagree; set engine.dtype to the model's, or read the parity events",
+    ),
+    Metric("mismatch/max_abs", "nats", "the largest such difference"),
+    Metric(
+        "mismatch/masked_frac",
+        "share",
+        "tokens left out because engine and trainer disagree too much",
+        high=0.2,
+        action="much of the data is thrown away; set engine.dtype: float32, or raise "
+        "algorithm.mismatch.clip_max",
+    ),
+    Metric(
+        "ratio/mean",
+        "ratio",
+        "mean probability ratio, policy now to policy that sampled",
+        low=0.9,
+        high=1.1,
+        action="passes over one batch drift apart; lower algorithm.num_iterations or train.learning_rate",
+    ),
+    Metric(
+        "clip/low_frac",
+        "share",
+        "tokens at the lower clip of the ratio",
+        high=0.3,
+        action="much of the gradient is clipped away; lower train.learning_rate or algorithm.num_iterations",
+    ),
+    Metric(
+        "clip/high_frac",
+        "share",
+        "tokens at the upper clip of the ratio",
+        high=0.3,
+        action="much of the gradient is clipped away; lower train.learning_rate, or raise "
+        "algorithm.epsilon_high",
+    ),
+    Metric(
+        "ess",
+        "share",
+        "effective sample size of the importance weights, as a share of the samples",
+        low=0.5,
+        action="a few samples decide the update; lower algorithm.num_iterations or engine mismatch",
+    ),
+    Metric("learning_rate", "", "the learning rate of this step, after the schedule"),
+    Metric("time/rollout_s", "s", "sampling and scoring, overlapped"),
+    Metric("time/update_s", "s", "forward, backward, optimizer"),
+    Metric("time/publish_s", "s", "making the engine serve the new weights"),
+    Metric("time/eval_s", "s", "held-out evaluation"),
+    Metric("time/checkpoint_s", "s", "writing a checkpoint"),
+    Metric("time/step_s", "s", "the whole step"),
+    Metric("tokens/trained", "tokens", "sampled tokens that entered the loss"),
+    Metric("memory/rss_gb", "GB", "main memory this process holds"),
+    Metric(
+        "parity/mean",
+        "nats",
+        "mean |log-probability by the engine - by the trainer| on a probe",
+        high=0.2,
+        action="the engine may not serve what is trained; see engine.publish and the parity events",
+    ),
+    Metric("parity/max", "nats", "the largest such difference"),
+    Metric("weight_version", "", "version of the weights served after this step"),
+)
+_BY_KEY = {metric.key: metric for metric in METRICS}
+_FAMILIES = {metric.key.partition("<")[0]: metric for metric in METRICS if "<" in metric.key}
+
+
+def find_metric(key: str) -> Metric | None:
+    """The table's row for a key of metrics.jsonl; None for a user's own."""
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    return next((metric for prefix, metric in _FAMILIES.items() if key.startswith(prefix)), None)
+
+
+def out_of_range(values: Mapping[str, float | None]) -> dict[str, str]:
+    """For each key outside its healthy range: what it is, and what to do.
+
+    >>> out_of_range({"rollout/truncated_frac": 0.5})["rollout/truncated_frac"][:52]
+    'rollout/truncated_frac is 0.5 (healthy: 0.2 or less)'
+    """
+    found = {}
+    for key, value in values.items():
+        metric = find_metric(key)
+        if metric is None or not metric.range or metric.healthy(value):
+            continue
+        shown = "not a finite number" if value is None or value != value else f"{value:g}"
+        found[key] = f"{key} is {shown} (healthy: {metric.range}): {metric.action}"
+    return found
