@@ -48,9 +48,12 @@ class Problem:
     message: str
     line: int | None = None
     got: str | None = None
+    origin: str | None = None
+    """Where the value came from when not from the recipe's file: "override train.stpes=5"."""
 
     def __str__(self) -> str:
-        where = f"line {self.line}, {self.path}" if self.line is not None else self.path
+        origin = self.origin or (f"line {self.line}" if self.line is not None else "")
+        where = ", ".join(part for part in (origin, self.path) if part)
         return f"{where}: {self.message}" + (f" (got {self.got})" if self.got is not None else "")
 
 

@@ -1,0 +1,215 @@
+"""One recipe out of its layers: preset < file < overrides, with the origin of every key.
+
+A draft is plain data, so that a mistake in one place does not hide the mistakes elsewhere. Mappings merge
+key by key; anything else replaces what was below. Text for a section (`model: NAME`) is spelt out first,
+so that layers meet key by key whichever way they were written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rft.errors import Problem
+from rft.recipe.document import Document, read_yaml
+from rft.recipe.keys import fields_of, section_of
+from rft.recipe.presets import list_presets, read_preset
+from rft.recipe.problems import did_you_mean
+from rft.recipe.schema import Recipe, Section, Use
+
+
+class Origin(NamedTuple):
+    """Where a value was written: a line of the recipe, or words like "override train.steps=5"."""
+
+    line: int | None = None
+    words: str | None = None
+
+
+@dataclass
+class Draft:
+    """Everything said about one experiment, merged and not yet validated."""
+
+    source: str
+    folder: Path
+    """Where the recipe lies; its relative paths start here."""
+    data: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """By dotted key."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def origin(self, path: str) -> Origin:
+        """Where `path`, or the nearest key above it, was written."""
+        while path:
+            if path in self.origins:
+                return self.origins[path]
+            path = path.rpartition(".")[0]
+        return Origin()
+
+    def blame(self, problems: Sequence[Problem]) -> None:
+        """Adds problems, each with the line or override that caused it."""
+        for problem in problems:
+            line, words = self.origin(problem.path)
+            self.problems.append(replace(problem, line=line, origin=words))
+
+
+def make_draft(source: str, folder: Path, text: str, overrides: Sequence[str]) -> Draft:
+    """Reads and merges all layers. Mistakes are collected in `Draft.problems`."""
+    document = read_yaml(text)
+    draft = Draft(source, folder)
+    draft.problems = [Problem("recipe", message, line) for line, message in document.mistakes]
+    if not isinstance(document.data, dict):
+        if not document.mistakes:
+            told = "must be a mapping that names at least model, data and evaluator"
+            draft.problems.append(Problem("recipe", told))
+        return draft
+    draft.data = _spell_out(document.data, Recipe)
+    draft.origins = _origins(document)
+    parsed = list(_parse_overrides(overrides, draft))
+    for path, value, text_given in parsed:
+        if path == "preset":
+            draft.data["preset"], draft.origins["preset"] = value, Origin(words=f"override {text_given}")
+    _lay_preset_under(draft)
+    for path, value, text_given in parsed:
+        if path != "preset":
+            _override(draft, path, value, Origin(words=f"override {text_given}"))
+    return draft
+
+
+def absolute_paths(draft: Draft) -> None:
+    """Makes relative paths absolute: the file's start beside the recipe, an override's where rft was started.
+
+    Text is a path when it looks like one (`./`, `../`, `/`, `~`, a data file's ending) or exists; anything
+    else is a hub id or a name and stays as it is.
+    """
+    for path in ("model.source", "model.chat_template", "data.train.source", "data.eval.source"):
+        _rewrite(draft, path, _absolute)
+    for path in ("evaluator.use", "environment.use", "data.train.source", "data.eval.source"):
+        _rewrite(draft, path, _absolute_code)
+
+
+def _rewrite(draft: Draft, path: str, absolute: Any) -> None:
+    *above, last = path.split(".")
+    section: Any = draft.data
+    for key in above:
+        section = section.get(key) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(section.get(last), str):
+        return
+    typed = (draft.origin(path).words or "").startswith("override")
+    bases = [Path.cwd(), draft.folder] if typed else [draft.folder]
+    section[last] = absolute(section[last], bases)
+
+
+def _absolute(text: str, bases: list[Path]) -> str:
+    expanded = os.path.expanduser(text)
+    candidates = [os.path.abspath(base / expanded) for base in bases]
+    existing = [candidate for candidate in candidates if os.path.exists(candidate)]
+    like_a_path = expanded.startswith(("./", "../", "/")) or expanded.endswith(
+        (".jsonl", ".csv", ".parquet", ".gguf", ".jinja")
+    )
+    if ":" in text or not text or not (existing or like_a_path):
+        return text
+    return (existing or candidates)[0]
+
+
+def _absolute_code(text: str, bases: list[Path]) -> str:
+    """`./graders.py:Near` with the file made absolute; other names unchanged."""
+    file, colon, attribute = text.rpartition(":")
+    if not file.endswith(".py"):
+        return text
+    candidates = [os.path.abspath(base / os.path.expanduser(file)) for base in bases]
+    return next(filter(os.path.exists, candidates), candidates[0]) + colon + attribute
+
+
+def _origins(document: Document) -> dict[str, Origin]:
+    return {".".join(map(str, path)): Origin(line=line) for path, line in document.lines.items()}
+
+
+def _spell_out(value: Any, section: type[Section]) -> Any:
+    """A copy with text for a section replaced by the section: `"exact"` -> `{"use": "exact"}`."""
+    if isinstance(value, str) and section.shorthand:
+        return {section.shorthand: value}
+    if not isinstance(value, dict):
+        return value
+    fields = fields_of(section)
+    inner = {key: section_of(fields[key].annotation) for key in value if key in fields}
+    return {
+        key: _spell_out(item, below) if (below := inner.get(key)) is not None else item
+        for key, item in value.items()
+    }
+
+
+def _lay_preset_under(draft: Draft) -> None:
+    name = draft.data.get("preset")
+    if not isinstance(name, str):
+        return
+    del draft.data["preset"]
+    preset = read_preset(name)
+    if preset is None:
+        known = [known for known, _ in list_presets()]
+        told = f"no such preset{did_you_mean(name, known)}; there are {', '.join(known)}"
+        draft.blame([Problem("preset", told, got=f'"{name}"')])
+        return
+    draft.data = _merge(_spell_out(preset, Recipe), draft.data)
+    for path in _leaves(preset):
+        draft.origins.setdefault(path, Origin(words=f"preset {name}"))
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _merge(below[key], above[key])
+    return merged
+
+
+def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _parse_overrides(overrides: Sequence[str], draft: Draft) -> Iterator[tuple[str, Any, str]]:
+    for text in overrides:
+        path, equals, raw = text.partition("=")
+        if not equals or not all(path.split(".")):
+            draft.problems.append(Problem("", "must look like train.steps=5", origin=f"override {text}"))
+            continue
+        document = read_yaml(raw)
+        for _, message in document.mistakes:
+            draft.problems.append(Problem(path, message, origin=f"override {text}"))
+        if not document.mistakes:
+            yield path, document.data, text
+
+
+def _override(draft: Draft, path: str, value: Any, origin: Origin) -> None:
+    """Sets one key. Text for a section sets what it stands for and leaves the section's other keys.
+
+    A new evaluator or environment is the exception: the arguments of the old one mean nothing to it.
+    """
+    section: type[Section] | None = Recipe
+    for key in path.split("."):
+        known = fields_of(section).get(key) if section is not None else None
+        section = section_of(known.annotation) if known is not None else None
+    if isinstance(value, str) and section is not None and section.shorthand and section is not Use:
+        path = f"{path}.{section.shorthand}"
+    *above, last = path.split(".")
+    here = draft.data
+    for depth, key in enumerate(above, start=1):
+        if here.get(key) is None:
+            here[key] = {}
+            draft.origins[".".join(above[:depth])] = origin
+        here = here[key]
+        if not isinstance(here, dict):
+            told = f"cannot be set: {'.'.join(above[:depth])} is {here!r} and holds no keys"
+            draft.problems.append(Problem(path, told, origin=origin.words))
+            return
+    here[last] = value
+    draft.data = _spell_out(draft.data, Recipe)
+    for stale in [known for known in draft.origins if known.startswith(f"{path}.")]:
+        del draft.origins[stale]
+    draft.origins[path] = origin
