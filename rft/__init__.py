@@ -3,6 +3,7 @@
 from rft.environment import Environment, Observation, Step
 from rft.errors import EnvironmentFailure, EvaluatorError
 from rft.evaluator import Case, Evaluator, Limits, evaluator
+from rft.scoring.blocking import score
 from rft.types import Cost, Failure, Group, Message, Rollout, Score, Task, Turn
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Task",
     "Turn",
     "evaluator",
+    "score",
 ]
 
 __version__ = "0.1.0"

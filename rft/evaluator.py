@@ -26,14 +26,15 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Union, overload
+from types import CodeType
+from typing import Any, ClassVar, Literal, overload
 
 from pydantic import BaseModel
 
 from rft.environment import NoConfig
 from rft.types import Rollout, Score
 
-Verdict = Union[Score, float, int, bool, Mapping[str, float]]
+Verdict = Score | float | int | bool | Mapping[str, float]
 """What `evaluate` may return. A mapping needs the key "score"; its other keys become metrics."""
 
 
@@ -46,20 +47,37 @@ class Limits:
     """
 
     concurrency: int = 64
+    """Evaluations in flight together."""
     rpm: int | None = None
+    """Attempts begun per minute, evenly spaced."""
     timeout_s: float = 30.0
     """Seconds for one attempt."""
     deadline_s: float = 120.0
-    """Seconds for all attempts together."""
+    """Seconds for all attempts and the pauses between them; waiting for a free slot does not count."""
+    attempts: int = 4
+    """Tries per rollout, the first included. Only failures that say so are tried again."""
+    backoff_s: float = 0.5
+    """The pause before the n-th retry is drawn from 0 to backoff_s * 2**(n-1) seconds, at most 20."""
     max_usd: float | None = None
+    """Spent (by `Score.cost`), every further evaluation fails with kind `budget`."""
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "attempts", "timeout_s", "deadline_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"Limits.{name} must be more than 0, got {getattr(self, name)!r}")
+        if self.rpm is not None and self.rpm <= 0:
+            raise ValueError(f"Limits.rpm must be more than 0 (or None for no limit), got {self.rpm!r}")
+        if self.backoff_s < 0:
+            raise ValueError(f"Limits.backoff_s must not be negative, got {self.backoff_s!r}")
 
 
 @dataclass(frozen=True)
 class Case:
     """A golden case: an answer whose score is known. Cases travel with the evaluator.
 
-    >>> Case(prompt="2+2?", completion="4", reference="4", expect=1.0).expect
-    1.0
+    >>> case = Case(prompt="2+2?", completion="4", reference="4", expect=1.0)
+    >>> case.holds(Score(1.0)), case.holds(Score(0.5)), case.holds(Score.skip("no gold answer"))
+    (True, False, False)
     """
 
     prompt: str
@@ -68,6 +86,16 @@ class Case:
     """The exact score, an interval it must fall into, or "unscored"."""
     reference: Any = None
     fields: Mapping[str, Any] | None = None
+    """The task's other columns."""
+    config: Mapping[str, Any] | None = None
+    """The `with:` block this case is about; None is the defaults."""
+
+    def holds(self, score: Score) -> bool:
+        """Whether the score is as expected (an exact value to within 1e-6)."""
+        if score.value is None or self.expect == "unscored":
+            return not score.ok and self.expect == "unscored"
+        low, high = self.expect if isinstance(self.expect, tuple) else (self.expect, self.expect)
+        return low - 1e-6 <= score.value <= high + 1e-6
 
 
 class Evaluator:
@@ -84,14 +112,19 @@ class Evaluator:
     requires: frozenset[str] = frozenset()
     """Task fields it reads; checked on the data before anything loads."""
     deterministic: bool = True
-    """Permits caching."""
-    execution: Literal["async", "thread", "process"] = "async"
+    """The same rollout always gets the same score."""
+    execution: Literal["async", "thread"] = "async"
+    """`async`: an `async def evaluate` shares the event loop, a plain `def` gets a thread. `thread`: an
+    `async def` gets a thread and a loop of its own too, for code that blocks now and then."""
     limits: Limits = Limits()
-    cases: Sequence[Case] | str = ()
+    cases: Sequence[Case] = ()
+
+    config: Any = None
+    """The validated `Config`."""
 
     def __init__(self, **config: Any) -> None:
         """Validates `config` against the class's `Config`. Raises pydantic.ValidationError."""
-        self.config: Any = self.Config(**config)
+        self.config = self.Config(**config)
         if not self.name:
             self.name = type(self).__name__
 
@@ -102,16 +135,30 @@ class Evaluator:
         """Scores one finished rollout. May be a plain `def`, which then runs in a thread."""
         raise NotImplementedError(f"{type(self).__name__} must define `evaluate(self, rollout)`")
 
+    def settle(self, scores: Sequence[Score]) -> Sequence[Score]:
+        """Makes one prompt's scores comparable once all are in; same length and order.
+
+        Only composites need it: a part that failed for one member must not count for the others.
+        """
+        return scores
+
     async def close(self) -> None:
         """Called once after the last evaluation."""
 
+    @property
+    def is_async(self) -> bool:
+        """Whether `evaluate` is a coroutine function, so that it can share the event loop."""
+        return inspect.iscoroutinefunction(self.evaluate)
+
     def fingerprint(self) -> str:
-        """16 hex digits that change when the evaluator's code, version or configuration changes."""
-        try:
-            source = inspect.getsource(type(self))
-        except (OSError, TypeError):  # defined in a console or built at run time
-            source = type(self).__qualname__
-        return _digest(source, self.version, self.config.model_dump(mode="json"))
+        """16 hex digits that change when the evaluator's code, version or configuration changes.
+
+        The code is that of the class and of its bases; functions it calls elsewhere are not followed.
+        """
+        own = type(self).__mro__
+        code = [_source(base) for base in own[: own.index(Evaluator)]]
+        config = self.config.model_dump(mode="json") if self.config is not None else None
+        return _digest(code, self.version, config)
 
 
 class FunctionEvaluator(Evaluator):
@@ -122,6 +169,9 @@ class FunctionEvaluator(Evaluator):
     """
 
     _known = frozenset({"text", "rollout", "task", "reference", "prompt", "messages"})
+    _options = frozenset(
+        {"name", "version", "range", "requires", "deterministic", "execution", "limits", "cases"}
+    )
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         self.function = function
@@ -129,8 +179,9 @@ class FunctionEvaluator(Evaluator):
         self.bound: dict[str, Any] = {}
         self.name = function.__name__
         for key, value in options.items():
-            if key not in ("name", "version", "range", "requires", "deterministic", "execution", "limits", "cases"):
-                raise TypeError(f"@evaluator got an unknown option {key!r}")
+            if key not in self._options:
+                known = ", ".join(sorted(self._options))
+                raise TypeError(f"@evaluator has no option {key!r}; it has {known}")
             setattr(self, key, value)
         super().__init__()
         needed = {
@@ -138,7 +189,7 @@ class FunctionEvaluator(Evaluator):
             for name, parameter in self.parameters.items()
             if parameter.default is parameter.empty
             and (name == "reference" or name not in self._known)
-            and parameter.kind is not parameter.VAR_KEYWORD
+            and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         }
         self.requires = frozenset(self.requires) | needed
         functools.update_wrapper(self, function)
@@ -162,22 +213,24 @@ class FunctionEvaluator(Evaluator):
             "text": rollout.text,
             "rollout": rollout,
             "task": task,
-            "reference": task.reference,
             "prompt": task.messages[-1].content,
             "messages": rollout.messages,
-            **self.bound,
         }
+        if task.reference is not None:  # absent, a default in the signature holds
+            have["reference"] = task.reference
+        have.update(self.bound)
         if any(p.kind is p.VAR_KEYWORD for p in self.parameters.values()):
             return self.function(**have)
         return self.function(**{name: have[name] for name in self.parameters if name in have})
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function)
+
     def fingerprint(self) -> str:
-        """See `Evaluator.fingerprint`; here the function's source counts."""
-        try:
-            source = inspect.getsource(self.function)
-        except (OSError, TypeError):
-            source = self.function.__qualname__
-        return _digest(source, self.version, self.bound)
+        """See `Evaluator.fingerprint`; here the function's code counts."""
+        return _digest(_source(self.function), self.version, self.bound)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The plain function, unchanged."""
@@ -193,6 +246,26 @@ def evaluator(function: Callable[..., Any] | None = None, /, **options: Any) -> 
     if function is not None:
         return FunctionEvaluator(function, **options)
     return lambda inner: FunctionEvaluator(inner, **options)
+
+
+def _source(thing: Any) -> str:
+    """The source text of a class or function, or what its byte code says where there is no file."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):  # defined in a console or notebook, or built at run time
+        functions = vars(thing).items() if isinstance(thing, type) else [(thing.__name__, thing)]
+        return repr([(name, _byte_code(f.__code__)) for name, f in functions if inspect.isfunction(f)])
+
+
+def _byte_code(code: CodeType) -> tuple[Any, ...]:
+    """What distinguishes two functions, without line numbers and memory addresses."""
+    constants = [
+        _byte_code(c)
+        if isinstance(c, CodeType)
+        else repr(sorted(map(repr, c)) if isinstance(c, frozenset) else c)
+        for c in code.co_consts
+    ]
+    return code.co_code.hex(), code.co_names, constants
 
 
 def _digest(*parts: Any) -> str:

@@ -208,6 +208,8 @@ class Failure:
 class Score:
     """An evaluator's verdict. `value` is finite exactly when `status` is "ok".
 
+    Raises ValueError when value, status and failure do not belong together.
+
     >>> float(Score(0.75, reason="3 of 4 positions right"))
     0.75
     >>> float(Score.failed("server", "HTTP 503"))
@@ -238,6 +240,11 @@ class Score:
             raise ValueError(
                 f'a Score has a finite value exactly when status is "ok", '
                 f"got value={self.value!r} with status={self.status!r}"
+            )
+        if (self.status == "failed") != (self.failure is not None):
+            raise ValueError(
+                f'a Score names its failure exactly when status is "failed", got failure={self.failure!r} '
+                f"with status={self.status!r}; write Score.failed(kind, detail) or Score.skip(reason)"
             )
 
     def __float__(self) -> float:

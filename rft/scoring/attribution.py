@@ -1,0 +1,89 @@
+"""Whose fault was it? Turns an exception from an evaluator into a failed score, never into a number.
+
+    EvaluatorError                          the kind its author named
+    TimeoutError                            timeout, retryable
+    an HTTP error status (httpx, requests)  408 timeout, 429 rate_limited, 5xx server: retryable; else bug
+    httpx and OS errors                     transport, retryable
+    anything else                           bug
+
+A missing file or a wrong password is an OS or HTTP error too, but it never heals by waiting: those are
+bugs, and a few of them stop the run. Details say where it happened and are cleaned of secrets, because
+they are stored with the rollouts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+
+from rft.errors import EvaluatorError
+from rft.types import FailureKind, Score
+
+_NEVER_HEALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_HTTPX_MISUSE = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "CookieConflict", "StreamError")
+_NOT_THEIRS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+_MAX_DETAIL = 500
+
+
+def attribute(error: BaseException) -> Score:
+    """The failed score for an exception that left `evaluate`."""
+    if isinstance(error, EvaluatorError):
+        return Score.failed(error.kind, redact(error.detail), retryable=error.retryable)
+    if isinstance(error, TimeoutError) or _is_httpx(error, "TimeoutException"):
+        return Score.failed("timeout", _told(error), retryable=True)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return _http(status, error)
+    if _is_httpx(error, *_HTTPX_MISUSE) or isinstance(error, _NEVER_HEALS):
+        return _bug(error)
+    if isinstance(error, OSError) or _is_httpx(error, "HTTPError"):
+        return Score.failed("transport", _told(error), retryable=True)
+    return _bug(error)
+
+
+def redact(text: str) -> str:
+    """The text without credentials in URLs, bearer tokens and the values of secret-looking variables."""
+    text = re.sub(r"(\w+://)[^/\s@'\"]+@", r"\1***@", text)
+    text = re.sub(r"(\w+://[^\s'\"?]*)\?[^\s'\"]*", r"\1?***", text)
+    text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+", r"\1 ***", text)
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return text if len(text) <= _MAX_DETAIL else text[: _MAX_DETAIL - 3] + "..."
+
+
+def _http(status: int, error: BaseException) -> Score:
+    kinds: dict[int, FailureKind] = {408: "timeout", 429: "rate_limited"}
+    kind = kinds.get(status, "server" if status >= 500 else None)
+    if kind is None:
+        return _bug(error)
+    return Score.failed(kind, f"HTTP {status}: {_told(error)}", retryable=True)
+
+
+def _bug(error: BaseException) -> Score:
+    return Score.failed("bug", f"{_told(error)}{_where(error)}")
+
+
+def _told(error: BaseException) -> str:
+    message = redact(str(error))
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _where(error: BaseException) -> str:
+    """ " (evaluator.py:12)": the innermost line that is neither ours nor a library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return ""
+    frame = ([f for f in frames if not f.filename.startswith(_NOT_THEIRS)] or frames)[-1]
+    return f" ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def _is_httpx(error: BaseException, *names: str) -> bool:
+    """Whether it is one of httpx's exceptions, without importing httpx for those who do not use it."""
+    return any(
+        base.__module__.split(".")[0] == "httpx" and base.__name__ in names for base in type(error).__mro__
+    )

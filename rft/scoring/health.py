@@ -1,0 +1,73 @@
+"""Stops a run whose evaluator is broken, before masking hides it for hours.
+
+Two thresholds: the share of failures among the latest evaluations, and the number of exceptions that are
+the author's own. Skipped and not-applicable scores are decisions, not failures: they do not count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+from rft.errors import RunStopped
+from rft.types import FailureKind, Score
+
+_FEW = 64
+"""Until so many evaluations are seen, the rate is taken over this many: one early hiccup stops nothing."""
+
+
+class FailureWatch:
+    """Counts failures by kind and says when there are too many.
+
+    Args:
+        max_failure_rate: the share of the last `window` evaluations that may fail, 0 to 1.
+        max_bugs: so many failures of kind `bug` are borne over the whole run; one more is too many.
+
+    >>> watch = FailureWatch(max_failure_rate=0.5, max_bugs=0)
+    >>> watch.record(Score.failed("bug", "KeyError: 'price' (evaluator.py:12)"))
+    >>> print(watch.reason())
+    the evaluator's own code failed 1 time (train.max_bugs allows 0): bug 1, e.g. KeyError: 'price' (evaluator.py:12)
+    """
+
+    def __init__(self, max_failure_rate: float, max_bugs: int, window: int = 512) -> None:
+        self.max_failure_rate = max_failure_rate
+        self.max_bugs = max_bugs
+        self.counts_by_kind: Counter[FailureKind] = Counter()
+        """Over the whole run."""
+        self._example: dict[str, str] = {}
+        self._recent: deque[FailureKind | None] = deque(maxlen=window)
+
+    def record(self, score: Score) -> None:
+        """Takes note of one evaluation."""
+        failure = score.failure
+        self._recent.append(failure.kind if failure else None)
+        if failure is not None:
+            self.counts_by_kind[failure.kind] += 1
+            self._example[failure.kind] = failure.detail
+
+    def reason(self) -> str | None:
+        """Why the run should stop now, in one sentence with the top kinds and an example each; else None."""
+        bugs = self.counts_by_kind["bug"]
+        failures = [kind for kind in self._recent if kind is not None]
+        if bugs > self.max_bugs:
+            times = "time" if bugs == 1 else "times"
+            return (
+                f"the evaluator's own code failed {bugs} {times} (train.max_bugs allows {self.max_bugs}): "
+                + self._examples(Counter(bug=bugs))
+            )
+        seen = len(self._recent)
+        if len(failures) > self.max_failure_rate * max(seen, min(_FEW, self._recent.maxlen or _FEW)):
+            return (
+                f"{len(failures)} of the last {seen} evaluations failed "
+                f"(train.max_failure_rate allows {self.max_failure_rate:.0%}): {self._examples(Counter(failures))}"
+            )
+        return None
+
+    def check(self) -> None:
+        """Raises RunStopped when there is a reason to stop. Checkpoint before letting it through."""
+        if why := self.reason():
+            raise RunStopped(why)
+
+    def _examples(self, counts: Mapping[str, int], top: int = 3) -> str:
+        most = Counter(counts).most_common(top)
+        return "; ".join(f"{kind} {count}, e.g. {self._example[kind]}" for kind, count in most)

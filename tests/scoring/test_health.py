@@ -1,0 +1,70 @@
+"""When a run stops for its evaluator's sake."""
+
+from __future__ import annotations
+
+import pytest
+
+from rft.errors import RunStopped
+from rft.scoring.health import FailureWatch
+from rft.types import Score
+
+OK = Score(1.0)
+SLOW = Score.failed("timeout", "no verdict within 30 s")
+BUG = Score.failed("bug", "KeyError: 'x' (evaluator.py:3)")
+
+
+def watched(*scores, rate=0.1, bugs=3, window=512):
+    watch = FailureWatch(rate, bugs, window)
+    for score in scores:
+        watch.record(score)
+    return watch
+
+
+def test_a_healthy_run_goes_on():
+    watch = watched(*[OK] * 500, *[SLOW] * 12)
+    assert watch.reason() is None
+    watch.check()
+
+
+def test_too_many_failures_stop_the_run_with_an_example():
+    watch = watched(*[OK] * 90, *[SLOW] * 10, Score.failed("server", "HTTP 503"))
+    with pytest.raises(RunStopped) as stopped:
+        watch.check()
+    assert str(stopped.value) == (
+        "11 of the last 101 evaluations failed (train.max_failure_rate allows 10%): "
+        "timeout 10, e.g. no verdict within 30 s; server 1, e.g. HTTP 503"
+    )
+
+
+def test_a_hiccup_at_the_very_start_stops_nothing_but_an_outage_does():
+    assert watched(*[SLOW] * 6).reason() is None
+    assert watched(*[SLOW] * 7).reason() is not None
+
+
+def test_only_the_latest_evaluations_count_for_the_rate():
+    assert watched(*[SLOW] * 100, *[OK] * 512).reason() is None
+    assert watched(*[SLOW] * 3, window=8, rate=0.5).reason() is None
+    assert watched(*[SLOW] * 5, window=8, rate=0.5).reason() is not None
+
+
+def test_bugs_are_borne_up_to_the_limit_however_old_they_are():
+    assert watched(*[BUG] * 3).reason() is None
+    why = watched(*[BUG] * 4, *[OK] * 600).reason()
+    assert why.startswith("the evaluator's own code failed 4 times (train.max_bugs allows 3)")
+    assert "KeyError: 'x' (evaluator.py:3)" in why
+    assert watched(BUG, bugs=0).reason() is not None
+
+
+def test_the_extremes_of_the_rate_mean_never_and_always():
+    assert watched(*[SLOW] * 600, rate=1.0).reason() is None
+    assert watched(SLOW, rate=0.0).reason() is not None
+
+
+def test_skipped_and_not_applicable_are_not_failures():
+    watch = watched(*[Score.skip("no gold")] * 600, *[Score(None, "not_applicable")] * 600)
+    assert watch.reason() is None
+    assert not watch.counts_by_kind
+
+
+def test_counts_cover_the_whole_run():
+    assert watched(*[SLOW] * 20, *[OK] * 600, BUG).counts_by_kind == {"timeout": 20, "bug": 1}
