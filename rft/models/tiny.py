@@ -1,14 +1,18 @@
-"""A random two-layer Llama with a byte-level chat tokenizer: small enough to make in a test, real enough to train.
+"""A random two-layer Llama with a byte-level chat tokenizer: made in a second, yet real enough to train.
 
-Everything that is true of a real model folder is true of this one: transformers and vLLM load it as it is, it
-has a ChatML template, an end-of-turn token, grouped-query attention, and (by default) tied embeddings. The head
-size is 32, the smallest that vLLM's CPU attention takes. The vocabulary of 259 is no multiple of 64, so an
-engine that pads its embeddings is caught padding.
+Everything that is true of a real model folder is true of this one: transformers and vLLM load it as it is,
+it has a ChatML template, an end-of-turn token, grouped-query attention, and (by default) tied embeddings.
+The head size is 32, the smallest that vLLM's CPU attention takes. The vocabulary of 259 is no multiple of
+64, so an engine that pads its embeddings is caught padding.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

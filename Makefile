@@ -1,0 +1,27 @@
+# Everything starts from `make setup`; it is cheap to repeat, so every target asks for it.
+.PHONY: setup quickstart test check format lock clean
+
+setup:
+	@scripts/setup
+
+quickstart: setup
+	.venv/bin/rft train recipes/quickstart.yaml
+
+test: setup
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+check: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -q tests/test_layers.py
+
+format: setup
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+lock: setup
+	.venv/bin/python scripts/lock
+
+clean:
+	rm -rf .venv build dist *.egg-info

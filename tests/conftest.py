@@ -1,0 +1,46 @@
+"""What many tests share: a tiny random model, and nothing downloaded.
+
+Every fixture that costs more than a moment is made once per session.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Before torch is imported anywhere: the suite runs beside an engine on few cores, and a test that reaches for
+# the network shall fail at once instead of waiting for it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with the two-layer random model, tied embeddings. Do not write into it."""
+    from rft.models.tiny import build_tiny
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_tiny(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_model_dir: Path) -> LlamaForCausalLM:
+    """The tiny model loaded anew for each test, float32, in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype="float32").eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model_dir: Path) -> PreTrainedTokenizerFast:
+    """Its byte-level tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
