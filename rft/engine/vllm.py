@@ -215,6 +215,16 @@ class VLLMEngine:
         self.llm.set_weight_version(str(version))
         self._version = version
 
+    def add_adapter(self, request: LoRARequest) -> None:
+        """Loads or replaces the policy's adapter from its folder. Call it inside `paused()`.
+
+        Raises EngineError when vLLM refuses it.
+        """
+        if not self.llm.add_lora(request):
+            raise EngineError(f"vLLM did not take the adapter in {request.lora_path}")
+        # Requests carry a twin without `load_inplace`, which would read the files again at every step.
+        self.policy_adapter = LoRARequest(request.lora_name, request.lora_int_id, request.lora_path)
+
     def close(self) -> None:
         """Aborts what is in flight, stops the thread and frees the engine's memory."""
         if self._closing:

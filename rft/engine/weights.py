@@ -1,0 +1,332 @@
+"""How the trainer's weights become the engine's: three ways, each proved before it is used.
+
+shared    the trainer's parameters are slices of the engine's tensors. The optimizer writes what the
+          engine reads: nothing is copied, publishing is dropping stale caches.
+copy      the trainer keeps its own (float32) parameters; publishing copies each into the engine's slice.
+adapter   the base is shared and frozen; publishing swaps a LoRA adapter in place.
+
+A binding is believed only after a proof: disturb the trainer's weights, publish, and see both sides give
+the same, changed log-probabilities; then restore. When that fails the next way is tried, and why is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from vllm.lora.request import LoRARequest
+
+from rft import background
+from rft.engine.base import Parity, Published, Sampling
+from rft.engine.vllm import VLLMEngine
+from rft.errors import EngineError
+
+log = logging.getLogger("rft")
+
+MODES = ("shared", "copy", "adapter")
+
+
+class PolicyLike(Protocol):
+    """What a binding needs of `rft.models.policy.Policy`."""
+
+    model: nn.Module
+    adapter: bool
+
+    def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def trained_parameters(self) -> list[nn.Parameter]: ...
+    def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor: ...
+
+
+class BindingError(EngineError):
+    """This way of publishing does not hold for this model; says why."""
+
+
+def engine_views(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The engine's own tensors, cut to the trainer's names and shapes; nothing is copied.
+
+    vLLM fuses layers that read the same input (q, k, v into qkv_proj; gate, up into gate_up_proj) by
+    stacking rows, and pads the vocabulary. Each of the trainer's tensors is a run of rows of one of these.
+
+    Args:
+        model: vLLM's module.
+        shapes: the trainer's parameters, tied ones once.
+
+    Raises:
+        BindingError: a parameter has no counterpart, or another shape.
+    """
+    theirs = {name.replace(".base_layer.", "."): tensor for name, tensor in model.named_parameters()}
+    modules = {name.replace(".base_layer", ""): module for name, module in model.named_modules()}
+    fused: Mapping[str, Sequence[str]] = getattr(model, "packed_modules_mapping", {})
+    views: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        view = theirs.get(name)
+        if view is None:
+            view = _fused_rows(name, fused, theirs, modules)
+        if view is None:
+            raise BindingError(f"the engine has no tensor for {name}")
+        if view.dim() == len(shape) and view.shape[0] > shape[0] and view.shape[1:] == shape[1:]:
+            view = view[: shape[0]]  # vocabulary padding
+        if view.shape != shape:
+            raise BindingError(f"{name} is {tuple(shape)} here and {tuple(view.shape)} in the engine")
+        views[name] = view.detach()
+    return views
+
+
+def _fused_rows(
+    name: str,
+    fused: Mapping[str, Sequence[str]],
+    theirs: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+) -> Tensor | None:
+    owner, _, kind = name.rpartition(".")
+    parent, _, part = owner.rpartition(".")
+    for whole, parts in fused.items():
+        module_name = f"{parent}.{whole}" if parent else whole
+        if part not in parts or f"{module_name}.{kind}" not in theirs:
+            continue
+        module: Any = modules[module_name]
+        sizes = getattr(getattr(module, "base_layer", module), "output_sizes", None)
+        if sizes is None:
+            return None
+        index = list(parts).index(part)
+        start = sum(sizes[:index])
+        return theirs[f"{module_name}.{kind}"][start : start + sizes[index]]
+    return None
+
+
+class Weights:
+    """The bond between one policy and one engine. `mode` says which way holds, `refused` why others do not."""
+
+    def __init__(self, engine: VLLMEngine, policy: PolicyLike, *, tolerance: float, probe_ids: Sequence[Sequence[int]]):
+        """See `bind`, which also proves the bond.
+
+        Args:
+            tolerance: largest mean |difference of log-probabilities|, nats.
+            probe_ids: prompts, as token ids, on which parity is measured.
+        """
+        self.engine, self.policy, self.tolerance = engine, policy, tolerance
+        self.mode = ""
+        self.refused: dict[str, str] = {}
+        self._probe_ids = [list(ids) for ids in probe_ids]
+        self._views: dict[str, Tensor] = {}
+        self._adapter_dir: Path | None = None
+
+    # --- while training ------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, version: int) -> Iterator[None]:
+        """Hold this while the optimizer writes. Shared weights are the engine's: it waits, then goes on
+        under `version`."""
+        if self.mode != "shared":
+            yield
+            return
+        with self.engine.paused():
+            yield
+            self.engine.weights_changed(version)
+
+    def publish(self, version: int) -> Published:
+        """Makes the engine sample with the policy's weights as they are now."""
+        started = time.perf_counter()
+        copied = 0
+        if self.mode == "shared":
+            if self.engine.version != version:
+                with self.engine.paused():
+                    self.engine.weights_changed(version)
+        elif self.mode == "copy":
+            with self.engine.paused():
+                copied = self._copy()
+                self.engine.weights_changed(version)
+        else:
+            copied = self._swap_adapter(version)
+        return Published(version, self.mode, time.perf_counter() - started, copied)
+
+    def parity(self) -> Parity:
+        """Engine and trainer on the probe prompts: tokens the engine samples now, scored by both."""
+        sampling = [Sampling(max_tokens=12, seed=number, extra={"ignore_eos": True}) for number in range(4)]
+
+        async def sample() -> list[Any]:
+            prompts = [self._probe_ids[number % len(self._probe_ids)] for number in range(len(sampling))]
+            return list(zip(prompts, await asyncio.gather(*map(self.engine.generate, prompts, sampling)), strict=True))
+
+        differences = []
+        for prompt, completion in background.run(sample()):
+            ours = self.policy.score(prompt, completion.token_ids)
+            differences.append((ours - torch.tensor(completion.logprobs)).abs())
+        difference_N = torch.cat(differences)
+        return Parity(difference_N.mean().item(), difference_N.max().item(), difference_N.numel())
+
+    def check(self) -> Parity:
+        """Parity now, and that shared storage is still shared.
+
+        Raises:
+            BindingError: they differ by more than the tolerance, or a parameter has moved.
+        """
+        if self.mode != "copy":
+            for name, parameter in self.policy.base_parameters():
+                if name in self._views and parameter.data_ptr() != self._views[name].data_ptr():
+                    raise BindingError(f"{name} no longer lives in the engine's memory")
+        parity = self.parity()
+        if not parity.mean <= self.tolerance:
+            raise BindingError(
+                f"engine and trainer differ by {parity.mean:.2g} nats on average (at most {self.tolerance:.2g})"
+            )
+        return parity
+
+    def fall_back(self, reason: str) -> None:
+        """Leaves a way that stopped holding for the next one, proved anew.
+
+        Raises:
+            BindingError: there is no next way.
+        """
+        self.refused[self.mode] = reason
+        if self.mode != "shared":
+            raise BindingError(f"publishing by {self.mode} stopped holding: {reason}")
+        log.warning("shared weights stopped holding (%s); publishing by copy from now on", reason)
+        for _, parameter in self.policy.base_parameters():
+            parameter.data = parameter.data.clone()
+        self.mode = "copy"
+        self.publish(self.engine.version)
+        self.check()
+
+    def close(self) -> None:
+        """Removes the published adapter's files."""
+        if self._adapter_dir is not None:
+            shutil.rmtree(self._adapter_dir, ignore_errors=True)
+
+    # --- making the bond -----------------------------------------------------------------------
+
+    def try_mode(self, mode: str) -> Parity:
+        """Binds one way and proves it. Raises BindingError and says why when it does not hold."""
+        parameters = dict(self.policy.base_parameters())
+        if not self._views:
+            self._views = engine_views(self.engine.model, {name: p.shape for name, p in parameters.items()})
+        if mode != "copy":
+            self._share(parameters)
+        self.mode = mode
+        if mode == "adapter":
+            self._adapter_dir = Path(tempfile.mkdtemp(prefix="rft-adapter-"))
+        self.publish(self.engine.version)
+        return self._prove()
+
+    def _share(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        for name, parameter in parameters.items():
+            view = self._views[name]
+            if view.dtype != parameter.dtype:
+                raise BindingError(f"the engine holds {view.dtype}, the trainer {parameter.dtype}")
+            if view.is_inference():
+                raise BindingError(f"the engine made {name} in inference mode; autograd cannot use it")
+            if not torch.equal(view, parameter.data.to(view.device)):
+                raise BindingError(f"the engine holds other values for {name}")
+        for name, parameter in parameters.items():
+            parameter.data = self._views[name]
+
+    def _prove(self) -> Parity:
+        """Disturb, publish, compare, restore.
+
+        The disturbance grows until the policy has moved four times as far as engine and trainer differ at
+        rest (bfloat16 rounding); then a weight that did not reach the engine shows.
+        """
+        at_rest = self.check()
+        trained = self.policy.trained_parameters()
+        kept = [parameter.detach().to("cpu", copy=True) for parameter in trained]
+        before = self._probe_logprobs()
+        try:
+            for strength in (0.05, 0.2, 0.8, 3.2):
+                with self._writing_now():
+                    for parameter, values in zip(trained, kept, strict=True):
+                        parameter.data.copy_(_disturbed(values, strength))
+                moved = (self._probe_logprobs() - before).abs().mean().item()
+                if moved > max(4 * at_rest.mean, 0.01):
+                    break
+            else:
+                raise BindingError(f"disturbing the weights moved the policy by {moved:.2g} nats only; nothing is proved")
+            self.publish(self.engine.version)
+            disturbed = self.parity()
+            if not disturbed.mean <= max(2 * at_rest.mean, 1e-3 * moved):
+                raise BindingError(f"after a change of weights engine and trainer differ by {disturbed.mean:.2g} nats")
+        finally:
+            with self._writing_now():
+                for parameter, values in zip(trained, kept, strict=True):
+                    parameter.data.copy_(values)
+            self.publish(self.engine.version)
+        return at_rest
+
+    def _writing_now(self) -> Any:
+        return self.writing(self.engine.version)
+
+    def _probe_logprobs(self) -> Tensor:
+        """The policy's log-probabilities on the probe prompts themselves; [tokens]."""
+        return torch.cat([self.policy.score(ids[:1], ids[1:]) for ids in self._probe_ids])
+
+    @torch.no_grad()
+    def _copy(self) -> int:
+        copied = 0
+        for name, parameter in self.policy.base_parameters():
+            view = self._views[name]
+            view.copy_(parameter.data)
+            copied += view.numel() * view.element_size()
+        return copied
+
+    def _swap_adapter(self, version: int) -> int:
+        assert self._adapter_dir is not None
+        folder = self._adapter_dir / f"v{version}-{time.monotonic_ns()}"  # a new path: vLLM caches by path
+        self.policy.model.save_pretrained(folder)  # type: ignore[operator]  # a PeftModel
+        request = LoRARequest("policy", 1, str(folder), load_inplace=True)
+        with self.engine.paused():
+            self.engine.add_adapter(request)
+            self.engine.weights_changed(version)
+        for old in self._adapter_dir.iterdir():
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+        return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _disturbed(values: Tensor, strength: float) -> Tensor:
+    """`values` plus noise of `strength` times their own spread (a fresh adapter's zeros count as 0.02)."""
+    # One short block, repeated: fresh noise for every weight would take seconds for nothing.
+    block = torch.randn(65_537, generator=torch.Generator().manual_seed(0))
+    noise = block.repeat(-(-values.numel() // len(block)))[: values.numel()].view(values.shape)
+    spread = values.float().std(correction=0).clamp(min=0.02)
+    return values.float() + strength * spread * noise
+
+
+def bind(
+    engine: VLLMEngine,
+    policy: PolicyLike,
+    *,
+    publish: str,
+    tolerance: float,
+    probe_ids: Sequence[Sequence[int]],
+    note: Callable[[str], None] = log.info,
+) -> Weights:
+    """Finds the first way of publishing that proves itself, and says which.
+
+    Args:
+        publish: "auto" or one of `MODES`, which is then the only one tried.
+
+    Raises:
+        EngineError: no way holds; names the reason of each.
+    """
+    weights = Weights(engine, policy, tolerance=tolerance, probe_ids=probe_ids)
+    wanted = [publish] if publish != "auto" else (["adapter"] if policy.adapter else ["shared", "copy"])
+    for mode in wanted:
+        try:
+            parity = weights.try_mode(mode)
+        except BindingError as error:
+            weights.refused[mode] = str(error)
+            log.info("weights cannot be published by %s: %s", mode, error)
+            continue
+        why = "".join(f"; not {refused}: {reason}" for refused, reason in weights.refused.items())
+        note(f"weights: {mode} (engine and trainer agree to {parity.mean:.1e} nats on average, {parity.max:.1e} at most{why})")
+        return weights
+    reasons = "; ".join(f"{mode}: {reason}" for mode, reason in weights.refused.items())
+    raise EngineError(f"no way of publishing weights to the engine holds ({reasons})")

@@ -1,0 +1,138 @@
+"""The model that is trained: a Hugging Face causal language model, whole or with a LoRA adapter.
+
+It is loaded into ordinary memory here; `rft.engine.weights` may later move its parameters onto the
+engine's own tensors, which changes where they live and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from rft.errors import ModelError
+from rft.recipe.schema import ModelSpec
+
+ADAPTER_PREFIX = "base_model.model."
+"""What peft puts before every name of the model it wraps."""
+
+
+def pick_dtype(asked: str) -> str:
+    """ "float32" or "bfloat16"; "auto" is bfloat16 where the processor multiplies it natively."""
+    if asked != "auto":
+        return asked
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    # Without these instructions bfloat16 products are emulated and slower than float32.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def load_tokenizer(folder: Path, spec: ModelSpec) -> Any:
+    """The model's tokenizer, with the recipe's chat template where it names one.
+
+    Raises ModelError when the template file cannot be read.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+    if spec.chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(spec.chat_template).read_text()
+        except OSError as error:
+            raise ModelError(f"model.chat_template: cannot read {spec.chat_template}: {error.strerror}") from error
+    return tokenizer
+
+
+class Policy:
+    """A trainable model and its tokenizer."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, source: str, adapter: bool) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.source = source
+        self.adapter = adapter
+
+    @classmethod
+    def load(cls, spec: ModelSpec, folder: Path, *, dtype: str, device: str = "cpu") -> Policy:
+        """Loads `folder` as `dtype` and adds the recipe's adapter.
+
+        Raises ModelError for an architecture that transformers does not know as a causal language model.
+        """
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation="sdpa",
+                trust_remote_code=spec.trust_remote_code,
+            ).to(device)
+        except ValueError as error:
+            raise ModelError(f"transformers cannot load {spec.source}: {str(error).splitlines()[0]}") from error
+        model.config.use_cache = False
+        if spec.adapter is not None:
+            model = _with_adapter(model, spec)
+        if spec.gradient_checkpointing:
+            model.enable_input_require_grads()  # else nothing upstream of the first checkpoint needs a gradient
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return cls(model, load_tokenizer(folder, spec), source=spec.source, adapter=spec.adapter is not None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.model.parameters()).device
+
+    def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The model's own parameters under their original names, tied ones once, the adapter's left out."""
+        for name, parameter in self.model.named_parameters():
+            if "lora_" not in name:
+                yield name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", "."), parameter
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimizer changes."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor:
+        """log p of each completion token at temperature 1, float32 [len(completion_ids)], by a plain forward."""
+        ids_1T = torch.tensor([[*prompt_ids, *completion_ids]], device=self.device)
+        was_training = self.model.training
+        self.model.eval()
+        logits_TV = self.model(input_ids=ids_1T).logits[0, len(prompt_ids) - 1 : -1].float()
+        self.model.train(was_training)
+        targets_T1 = ids_1T[0, len(prompt_ids) :, None]
+        return logits_TV.log_softmax(-1).gather(1, targets_T1).squeeze(1).cpu()
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder that transformers and vLLM load as it is; an adapter in peft's own format."""
+        # Bound parameters are slices of fused tensors; the writer would take them for tied ones.
+        state = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in self.model.state_dict().items()
+            if not self.adapter or "lora_" in name
+        }
+        self.model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]  # PreTrainedModel or PeftModel
+        self.tokenizer.save_pretrained(folder)
+
+
+def architecture(folder: Path) -> str:
+    """The model type of a folder's config, e.g. "llama"."""
+    return str(AutoConfig.from_pretrained(folder).model_type)
+
+
+def _with_adapter(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    assert spec.adapter is not None
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.adapter.rank,
+        lora_alpha=spec.adapter.alpha,
+        lora_dropout=spec.adapter.dropout,
+        target_modules=spec.adapter.targets,
+    )
+    try:
+        return get_peft_model(model, config)  # type: ignore[arg-type]  # peft types it as PreTrainedModel
+    except ValueError as error:
+        raise ModelError(f"model.adapter.targets: {error}") from error
