@@ -38,7 +38,9 @@ BASE = "base"
 class InProcessClient(EngineClient):
     """The embedded engine as vLLM's serving layer wants to see it. Safe to use beside rollouts."""
 
-    def __init__(self, engine: VLLMEngine, *, watch: Callable[[Outputs], AsyncGenerator[RequestOutput, None]]) -> None:
+    def __init__(
+        self, engine: VLLMEngine, *, watch: Callable[[Outputs], AsyncGenerator[RequestOutput, None]]
+    ) -> None:
         """Args:
         engine: stays its owner's; nothing here closes it.
         watch: wraps each request's outputs, to see them pass.
@@ -78,7 +80,9 @@ class InProcessClient(EngineClient):
             QueueOverflowError, MaxQueuedTokensError: see `check_admission`.
         """
         if isinstance(prompt, AsyncGenerator):
-            raise NotImplementedError("prompts that arrive in pieces are not supported by the embedded engine")
+            raise NotImplementedError(
+                "prompts that arrive in pieces are not supported by the embedded engine"
+            )
         self._check_alive()
         self.check_admission(sampling_params.n, request_id)
         lora_request = _adapter(lora_request, self._engine)
@@ -106,7 +110,12 @@ class InProcessClient(EngineClient):
                 del self._running[request_id]
 
     def _prepare(
-        self, engine_id: str, prompt: Any, params: SamplingParams, lora: LoRARequest | None, options: Mapping[str, Any]
+        self,
+        engine_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        lora: LoRARequest | None,
+        options: Mapping[str, Any],
     ) -> EngineCoreRequest:
         """Validates here, in the caller's thread: a refused request never reaches the stepping thread."""
         if isinstance(prompt, EngineCoreRequest):
@@ -195,7 +204,9 @@ class InProcessClient(EngineClient):
         """Forgets one."""
         return await self._call(lambda: self._engine.llm.remove_lora(lora_id))
 
-    async def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+    async def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
         """Forgets cached keys and values; False when requests in flight keep them."""
         return await self._call(
             lambda: self._engine.llm.reset_prefix_cache(reset_running_requests, reset_connector)
