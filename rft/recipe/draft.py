@@ -7,7 +7,6 @@ so that layers meet key by key whichever way they were written.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,51 +75,6 @@ def make_draft(source: str, folder: Path, text: str, overrides: Sequence[str]) -
         if path != "preset":
             _override(draft, path, value, Origin(words=f"override {text_given}"))
     return draft
-
-
-def absolute_paths(draft: Draft) -> None:
-    """Makes relative paths absolute: the file's start beside the recipe, an override's where rft was started.
-
-    Text is a path when it looks like one (`./`, `../`, `/`, `~`, a data file's ending) or exists; anything
-    else is a hub id or a name and stays as it is.
-    """
-    for path in ("model.source", "model.chat_template", "data.train.source", "data.eval.source"):
-        _rewrite(draft, path, _absolute)
-    for path in ("evaluator.use", "environment.use", "data.train.source", "data.eval.source"):
-        _rewrite(draft, path, _absolute_code)
-
-
-def _rewrite(draft: Draft, path: str, absolute: Any) -> None:
-    *above, last = path.split(".")
-    section: Any = draft.data
-    for key in above:
-        section = section.get(key) if isinstance(section, dict) else None
-    if not isinstance(section, dict) or not isinstance(section.get(last), str):
-        return
-    typed = (draft.origin(path).words or "").startswith("override")
-    bases = [Path.cwd(), draft.folder] if typed else [draft.folder]
-    section[last] = absolute(section[last], bases)
-
-
-def _absolute(text: str, bases: list[Path]) -> str:
-    expanded = os.path.expanduser(text)
-    candidates = [os.path.abspath(base / expanded) for base in bases]
-    existing = [candidate for candidate in candidates if os.path.exists(candidate)]
-    like_a_path = expanded.startswith(("./", "../", "/")) or expanded.endswith(
-        (".jsonl", ".csv", ".parquet", ".gguf", ".jinja")
-    )
-    if ":" in text or not text or not (existing or like_a_path):
-        return text
-    return (existing or candidates)[0]
-
-
-def _absolute_code(text: str, bases: list[Path]) -> str:
-    """`./graders.py:Near` with the file made absolute; other names unchanged."""
-    file, colon, attribute = text.rpartition(":")
-    if not file.endswith(".py"):
-        return text
-    candidates = [os.path.abspath(base / os.path.expanduser(file)) for base in bases]
-    return next(filter(os.path.exists, candidates), candidates[0]) + colon + attribute
 
 
 def _origins(document: Document) -> dict[str, Origin]:

@@ -10,6 +10,7 @@ from any folder.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +19,9 @@ from pydantic import ValidationError
 
 from rft.errors import Problem, RecipeError
 from rft.recipe.document import write_yaml
-from rft.recipe.draft import Draft, absolute_paths, make_draft
+from rft.recipe.draft import Draft, make_draft
 from rft.recipe.keys import nearest_key
+from rft.recipe.paths import absolute_paths
 from rft.recipe.problems import from_pydantic
 from rft.recipe.schema import Recipe
 
@@ -46,6 +48,8 @@ def draft_recipe(source: str | Path, overrides: Sequence[str] = ()) -> tuple[Dra
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(str(source), [Problem("recipe", f"cannot be read: {error}")]) from error
     draft = make_draft(str(source), path.resolve().parent, text, overrides)
+    if str(draft.folder) not in sys.path:  # for `module:Class`; last, so that it hides nothing installed
+        sys.path.append(str(draft.folder))
     absolute_paths(draft)
     recipe = None
     if draft.data:

@@ -14,7 +14,7 @@ import difflib
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from rft.environment import Environment
-from rft.errors import Problem, RecipeError, ResolveError
+from rft.errors import Problem, RecipeError, ResolveError, UserError
 from rft.evaluator import Evaluator, FunctionEvaluator
 from rft.recipe import userfile
 from rft.recipe.problems import did_you_mean, from_pydantic
@@ -35,7 +35,8 @@ def resolve_evaluator(use: Use, base: Path | None = None) -> Evaluator:
     """The evaluator that `use` names, with its arguments.
 
     Args:
-        base: the recipe's folder, where `module:Class` is looked for too, and relative files start.
+        base: where relative files start and `module:Class` is looked for last. A loaded recipe's paths are
+            absolute, so it needs none.
 
     Raises ResolveError when the name leads nowhere, RecipeError when the arguments are wrong.
     """
@@ -48,8 +49,7 @@ def resolve_evaluator(use: Use, base: Path | None = None) -> Evaluator:
             raise RecipeError(use.use, [Problem("evaluator.with", told)])
         return found
     if isinstance(found, type) and issubclass(found, Evaluator):
-        made: Evaluator = _make(found, use, "evaluator")
-        return made
+        return _make_evaluator(found, use, base)
     hint = "; put @evaluator above it" if callable(found) and not isinstance(found, type) else ""
     raise ResolveError(f"evaluator {use.use!r} is {_what(found)}, not an Evaluator{hint}")
 
@@ -112,8 +112,9 @@ def _import(module: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
-            where = f"neither an installed package nor in {' or '.join(sys.path[-2:])}"
-            raise ResolveError(f"{name!r}: no module {error.name!r}; it is {where}") from error
+            told = f"no module {error.name!r} is installed or in {Path.cwd()}"
+            hint = f"; a file beside the recipe is written ./{module}.py:{name.rpartition(':')[2]}"
+            raise ResolveError(f"{name!r}: {told}{hint}") from error
         _broke(f"{name!r} cannot be imported", error)
     except (Exception, SystemExit) as error:
         _broke(f"{name!r} cannot be imported", error)
@@ -160,9 +161,19 @@ def _loaded_from(group: str) -> str:
         return f"{group} cannot be imported: {error}"
 
 
-def _make(found: Any, use: Use, kind: str) -> Any:
+def _make_evaluator(found: type[Evaluator], use: Use, base: Path | None) -> Evaluator:
+    def nested(name: str, options: Mapping[str, Any]) -> Evaluator:
+        return resolve_evaluator(Use.model_validate({"use": name, "with": options}), base)
+
+    made: Evaluator = _make(found, use, "evaluator", lambda **options: found.from_recipe(options, nested))
+    return made
+
+
+def _make(found: Any, use: Use, kind: str, make: Callable[..., Any] | None = None) -> Any:
     try:
-        return found(**use.with_)
+        return (make or found)(**use.with_)
+    except UserError:  # of an evaluator named inside this one
+        raise
     except ValidationError as error:
         fields = [field.alias or name for name, field in found.Config.model_fields.items()]
 
