@@ -174,6 +174,10 @@ class RunFolder:
         write_rollouts(path, step, groups)
         return path
 
+    def write_report(self, markdown: str) -> None:
+        """Replaces report.md. Raises RunError."""
+        write_whole(self.report_path, markdown)
+
     def set_status(self, state: State, *, step: int = 0, steps: int = 0, message: str = "") -> None:
         """Replaces status.json; this process is named as the run's. Raises RunError."""
         pid = os.getpid()

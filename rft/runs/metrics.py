@@ -42,7 +42,9 @@ class Metric:
             return f"{self.low:g} to {self.high:g}"
         if self.low is not None:
             return f"{self.low:g} or more"
-        return f"{self.high:g} or less" if self.high is not None else ""
+        if self.high is None:
+            return ""
+        return f"{self.high:g} or less" if self.high else "0"
 
 
 METRICS = (

@@ -28,7 +28,7 @@ def terminal(name: Literal["stdout", "stderr"]) -> TextIO:
         descriptor = os.dup(stream.fileno())
     except (AttributeError, io.UnsupportedOperation):  # a notebook or a test runner put its own object there
         return stream
-    return open(descriptor, "w", encoding=stream.encoding, errors=stream.errors, buffering=1)
+    return open(descriptor, "w", encoding=stream.encoding, errors="replace", buffering=1)
 
 
 @contextlib.contextmanager
@@ -83,7 +83,10 @@ class Quiet:
                 os.close(saved)
             sys.stdout, sys.stderr = self._python
         if isinstance(error, Exception) and not isinstance(error, UserError):
-            with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as log:
+            with (
+                contextlib.suppress(OSError),  # a full disk, perhaps the very error to report
+                open(self.log, "a", encoding="utf-8", errors="backslashreplace") as log,
+            ):
                 traceback.print_exception(error, file=log)
             error.add_note(f"log: {self.log}")
 

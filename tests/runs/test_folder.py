@@ -117,6 +117,12 @@ def test_a_run_of_another_machine_is_taken_at_its_word():
     assert Status("running", pid=1, host="elsewhere.example").word == "running"
 
 
+def test_a_report_is_written_beside_the_recipe(tmp_path):
+    run = RunFolder.create(tmp_path, "sort", "")
+    run.write_report("# before and after\n")
+    assert (run.path / "report.md").read_text() == "# before and after\n"
+
+
 def test_a_damaged_status_is_a_user_error(tmp_path):
     run = RunFolder.create(tmp_path, "sort", "")
     (run.path / "status.json").write_text("{")

@@ -1,0 +1,267 @@
+"""The command `rft`: reads arguments, calls one function, prints what came back.
+
+Everything heavy is imported inside the command that needs it, so that help and recipe checks are instant.
+With `--json` stdout carries JSON lines alone; what else there is to say goes to stderr. Exit codes: 0, 2 for
+a user's error (one line, no traceback), 1 for everything else, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rft.errors import RecipeError, RftError, UserError
+
+# Plain help, not boxes: it pipes, greps and pastes.
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
+)
+recipes = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+runs = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(
+    recipes,
+    name="recipe",
+    help="Look at recipes and check them.",
+    epilog="Example: rft recipe check quickstart",
+)
+app.add_typer(runs, name="runs", help="Look at runs.", epilog="Example: rft runs show quickstart")
+
+_STACK = ("torch", "transformers", "vllm", "peft", "accelerate", "datasets")
+_LONGEST = 400
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A .yaml file, or the name of a shipped recipe.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to set, e.g. train.steps=5.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+OutputDir = Annotated[str, typer.Option("--output-dir", metavar="DIR", help="Where runs are kept.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits the process."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words  # taken out here, so that it may stand before and after a command's name
+    try:
+        app([word for word in words if word != "--debug"], prog_name="rft", obj=debug)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(_one_line(error), file=sys.stderr)
+        sys.exit(2 if _missing_stack(error) else getattr(error, "exit_code", 1))
+
+
+def _one_line(error: Exception) -> str:
+    notes = list(getattr(error, "__notes__", ()))
+    said = str(error)
+    if _missing_stack(error):
+        said += "; training and serving need it: pip install 'rft-loop[cpu]', or [gpu]"
+    elif not isinstance(error, RftError):
+        said = f"{type(error).__name__}: " + " ".join(said.split())[:_LONGEST]
+        notes.append("--debug shows the traceback")
+    return f"error: {said}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _missing_stack(error: Exception) -> bool:
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _STACK
+
+
+def _print(as_json: bool, values: Any, *shown: RenderableType) -> None:
+    from rft.runs.files import to_json
+
+    if as_json:
+        print(to_json(values))
+    else:
+        # Piped, a table is not squeezed into the 80 columns rich takes for granted.
+        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(*shown)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in rows[0] if rows else ():
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    return table
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from rft import __version__
+
+        print(f"rft {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: rft train quickstart")
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and the libraries' output. May stand anywhere.")
+    ] = False,
+) -> None:
+    """Reinforcement fine-tuning where experiment and production are one system."""
+
+
+@app.command(epilog="Example: rft train recipes/quickstart.yaml train.steps=5 --serve :8000")
+def train(
+    context: typer.Context,
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST]:PORT", help="Serve the weights over the OpenAI API while they are trained."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model with an evaluator. Ctrl-C finishes the step and saves; a second Ctrl-C stops at once."""
+    import contextlib
+
+    from rft.recipe.load import load_recipe
+    from rft.runs.files import to_json
+    from rft.runs.quiet import reserved_stdout, terminal
+    from rft.runs.view import View
+
+    loaded = load_recipe(recipe, [*(overrides or ()), *_serve_overrides(serve)])
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
+        console = Console(file=terminal("stderr") if as_json else out, highlight=False)
+        from rft.train import train as run
+
+        view = View(loaded.train.steps, plain=True if as_json or context.obj else None, console=console)
+        summary = run(loaded, view=view, debug=bool(context.obj))
+        console.print(summary)
+        if as_json:
+            print(to_json(summary.to_json()), file=out)
+
+
+def _serve_overrides(address: str | None) -> list[str]:
+    """`--serve` is short for two keys of the recipe, so that the resolved recipe tells what ran."""
+    if address is None:
+        return []
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise UserError(f"--serve takes [HOST]:PORT, for example :8000, got {address!r}")
+    host = host.removeprefix("[").removesuffix("]")
+    return [f"serve.port={port}"] + ([f"serve.host='{host}'"] if host else [])
+
+
+@recipes.command("check", epilog="Example: rft recipe check mine.yaml train.steps=5")
+def recipe_check(recipe: RecipeName, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check keys, names, files and the first rows of data without loading a model; tell all mistakes at once."""
+    from rft.preflight import check_recipe
+    from rft.runs.files import to_json
+    from rft.runs.quiet import reserved_stdout
+
+    with reserved_stdout() as out:  # the user's own code is imported, and may print
+        report = check_recipe(recipe, overrides or ())
+        if as_json:
+            problems = [asdict(problem) for problem in report.problems]
+            print(to_json({"ok": report.ok, "problems": problems, "notes": report.notes}), file=out)
+        elif report.ok:
+            print("\n  ".join([f"{report.source}: no mistakes found", *report.notes]), file=out)
+    if not report.ok:
+        raise RecipeError(report.source, report.problems)
+
+
+@recipes.command("show", epilog="Example: rft recipe show quickstart train.steps=5 > mine.yaml")
+def recipe_show(recipe: RecipeName, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Print a recipe with every key spelt out."""
+    from rft.recipe.load import dump_recipe, load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    if as_json:
+        _print(True, loaded.model_dump(mode="json", by_alias=True))
+    else:
+        print(dump_recipe(loaded), end="")
+
+
+@recipes.command("keys", epilog="Example: rft recipe keys rollout")
+def recipe_keys(
+    prefix: Annotated[str, typer.Argument(help="Only keys below this one, e.g. train.optimizer.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List every key a recipe may have, with its type, default and meaning."""
+    from rft.recipe.keys import describe_keys, nearest_key
+
+    keys = [key._asdict() for key in describe_keys(prefix)]
+    if not keys:
+        near = nearest_key(prefix)
+        raise UserError(
+            f"no key {prefix!r}" + (f"; did you mean {near!r}?" if near else "; see `rft recipe keys`")
+        )
+    _print(as_json, {"keys": keys}, _table(keys))
+
+
+@recipes.command("presets", epilog="Example: rft recipe presets")
+def recipe_presets(as_json: Json = False) -> None:
+    """List the presets: defaults by name, laid under a recipe by `preset: NAME`."""
+    from rft.recipe.presets import list_presets
+
+    rows = [{"preset": name, "what it is for": text} for name, text in list_presets()]
+    _print(as_json, {"presets": rows}, _table(rows))
+
+
+@recipes.command("list", epilog="Example: rft recipe list")
+def recipe_list(as_json: Json = False) -> None:
+    """List the shipped recipes."""
+    from rft.recipe.load import list_recipes
+
+    rows = [{"recipe": name, "what came out": text} for name, text in list_recipes()]
+    _print(as_json, {"recipes": rows}, _table(rows))
+
+
+@runs.command("list", epilog="Example: rft runs list --json")
+def runs_list(output_dir: OutputDir = "runs", as_json: Json = False) -> None:
+    """List all runs, oldest first."""
+    from rft.runs.folder import list_runs
+    from rft.runs.report import describe_run, runs_table
+
+    found = [describe_run(run) for run in list_runs(output_dir)]
+    empty = Text(f"no runs in {output_dir}/; `rft train RECIPE` makes one")
+    _print(as_json, {"runs": found}, runs_table(found) if found else empty)
+
+
+@runs.command("show", epilog="Example: rft runs show quickstart")
+def runs_show(
+    run: Annotated[str, typer.Argument(help="A path, an id, or a recipe's name for its newest run.")],
+    output_dir: OutputDir = "runs",
+    as_json: Json = False,
+) -> None:
+    """Show where a run stands, how it went and where its files are."""
+    from rft.runs.folder import RunFolder
+    from rft.runs.report import describe_run, run_page
+
+    folder = RunFolder.open(run, output_dir)
+    facts = describe_run(folder)
+    _print(as_json, facts, run_page(folder, facts))
+
+
+@runs.command("metrics", epilog="Example: rft runs metrics quickstart")
+def runs_metrics(
+    run: Annotated[
+        str | None, typer.Argument(help="A run to take values from; without one, all metrics.")
+    ] = None,
+    output_dir: OutputDir = "runs",
+    as_json: Json = False,
+) -> None:
+    """Explain the metrics: what each means, where it should be, and what to set when it is not."""
+    from rft.runs.folder import RunFolder
+    from rft.runs.report import describe_metrics, metrics_table
+
+    found = describe_metrics(RunFolder.open(run, output_dir).metrics() if run else None)
+    _print(as_json, {"metrics": found}, metrics_table(found))

@@ -1,0 +1,140 @@
+"""Runs on disk as `rft runs` shows them: plain values first, which `--json` prints, then tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rft.errors import RunError
+from rft.runs.checkpoint import checkpoints
+from rft.runs.folder import RunFolder
+from rft.runs.metrics import METRICS, Metric, find_metric
+from rft.runs.view import sparkline
+
+_SPARK = 20
+
+
+def describe_run(run: RunFolder) -> dict[str, Any]:
+    """One run's state and last numbers, None where there are none. Damage is a `message`, never raised."""
+    rows, damage = _or_damage(run.metrics, [])
+    status, status_damage = _or_damage(lambda: run.status, None)
+    failures: dict[str, int] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("fail/") and value:
+                failures[key.removeprefix("fail/")] = failures.get(key.removeprefix("fail/"), 0) + int(value)
+    return {
+        "run": str(run.path),
+        "name": run.name,
+        "id": run.id,
+        "state": status.word if status else "unknown",
+        "message": status_damage or damage or (status.message if status else ""),
+        "step": status.step if status else 0,
+        "steps": status.steps if status else 0,
+        "reward": _last(rows, "reward/mean"),
+        "heldout": _last(rows, "heldout/mean"),
+        "failures": failures,
+        "checkpoints": [str(path) for path in checkpoints(run)],
+    }
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """`rft runs list`: one line a run, oldest first."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("name", "id", "state", "step", "reward", "held-out"):
+        table.add_column(column, no_wrap=True)
+    for run in runs:
+        step = f"{run['step']}/{run['steps']}"
+        cells = (run["name"], run["id"], run["state"], step, _number(run["reward"]), _number(run["heldout"]))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def run_page(run: RunFolder, facts: Mapping[str, Any]) -> Group:
+    """`rft runs show`: where it stands, how it went, where its files are."""
+    rows, _ = _or_damage(run.metrics, [])
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column(overflow="fold")
+    state = facts["state"] + (f": {facts['message']}" if facts["message"] else "")
+    lines = [
+        ("run", facts["run"]),
+        ("state", state),
+        ("step", f"{facts['step']} of {facts['steps']}"),
+        ("reward", _course(rows, "reward/mean")),
+        ("held-out", _course(rows, "heldout/mean")),
+        ("failures", " ".join(f"{kind}={count}" for kind, count in facts["failures"].items()) or "none"),
+        ("checkpoints", "\n".join(facts["checkpoints"]) or "none"),
+        ("recipe", str(run.recipe_path)),
+        *[
+            (name, str(path))
+            for name, path in (("report", run.report_path), ("log", run.log_path))
+            if path.exists()
+        ],
+    ]
+    for name, value in lines:
+        table.add_row(name, Text(value))
+    return Group(table)
+
+
+def describe_metrics(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """The table of metrics; with a run's rows, only the keys it has, each with its first and last value."""
+    if rows is None:
+        return [asdict(metric) for metric in METRICS]
+    keys = dict.fromkeys(key for row in rows for key in row if key != "step")
+    found = []
+    for key in keys:
+        metric = find_metric(key) or Metric(key, "", "")
+        values = [row[key] for row in rows if key in row]
+        found.append(
+            {
+                **asdict(metric),
+                "key": key,
+                "first": values[0],
+                "last": values[-1],
+                "healthy": metric.healthy(values[-1]) if metric.range else None,
+            }
+        )
+    return found
+
+
+def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
+    """`rft runs metrics`. A value outside its range is followed by what to do."""
+    with_values = any("last" in metric for metric in metrics)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("metric", *(("first", "last") if with_values else ()), "unit", "healthy"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("meaning", overflow="fold")
+    for metric in metrics:
+        values = [_number(metric["first"]), _number(metric["last"])] if with_values else []
+        healthy = Metric(metric["key"], "", "", metric["low"], metric["high"]).range
+        bad = metric.get("healthy") is False
+        meaning = metric["action"] if bad else metric["meaning"]
+        cells = (metric["key"], *values, metric["unit"], healthy, meaning)
+        table.add_row(*map(Text, cells), style="red" if bad else "")
+    return table
+
+
+def _or_damage(read: Any, otherwise: Any) -> tuple[Any, str]:
+    try:
+        return read(), ""
+    except RunError as error:
+        return otherwise, str(error)
+
+
+def _last(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    return next((row[key] for row in reversed(rows) if row.get(key) is not None), None)
+
+
+def _course(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return f"{values[0]:.3f} to {values[-1]:.3f}  {sparkline(values, _SPARK)}" if values else "not measured"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

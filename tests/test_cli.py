@@ -1,0 +1,363 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from rft.cli import app, main
+from rft.errors import EngineError, RunStopped
+from rft.runs.folder import RunFolder
+from rft.runs.summary import Estimate, Summary
+
+RFT = Path(sys.executable).parent / "rft"
+RECIPE = """\
+name: sort
+model: {source: packaged:smollm2-135m-instruct}
+data: {train: tasks.jsonl}
+evaluator: ./grader.py:exact
+train: {steps: 7}
+"""
+GRADER = """\
+from rft import evaluator
+print("imported the grader")
+
+@evaluator
+def exact(text, reference):
+    return text.strip() == reference
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    (tmp_path / "sort.yaml").write_text(RECIPE)
+    (tmp_path / "grader.py").write_text(GRADER)
+    (tmp_path / "tasks.jsonl").write_text('{"prompt": "Sort: 2 1", "reference": "1 2"}\n' * 20)
+    monkeypatch.chdir(tmp_path)
+    return "sort.yaml"
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Replaces the training page; holds what it was called with and what it does."""
+    called = types.SimpleNamespace(recipe=None, options=None, does=lambda: None)
+
+    def train(recipe, **options):
+        called.recipe, called.options = recipe, options
+        called.does()
+        return Summary(
+            "runs/sort/x",
+            7,
+            12.0,
+            1.5,
+            Estimate(0.1, 0, 0.2),
+            Estimate(0.5, 0.4, 0.6),
+            Estimate(0.4, 0.3, 0.5),
+        )
+
+    monkeypatch.setitem(sys.modules, "rft.train", types.SimpleNamespace(train=train))
+    return called
+
+
+def rft(*words):
+    """Runs the command in this process and gives its exit code."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    return left.value.code
+
+
+def command(*words, **options):
+    return subprocess.run([RFT, *words], capture_output=True, text=True, **options)
+
+
+def all_commands():
+    def walk(node, path):
+        yield path
+        for name, child in getattr(node, "commands", {}).items():
+            yield from walk(child, (*path, name))
+
+    return list(walk(typer.main.get_command(app), ()))
+
+
+@pytest.mark.parametrize("path", all_commands(), ids=" ".join)
+def test_every_help_ends_with_an_example_of_that_command(path, capsys):
+    assert rft(*path, "--help") == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1].strip()
+    assert last.startswith(" ".join(["Example: rft", *path]))
+
+
+def test_version(capsys):
+    assert rft("--version") == 0
+    assert capsys.readouterr().out == "rft 0.1.0\n"
+
+
+def test_help_and_recipe_commands_load_no_torch(recipe):
+    code = (
+        "import sys; from rft.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert not {'torch', 'transformers', 'vllm', 'pyarrow'} & set(sys.modules)"
+    )
+    for words in (["--help"], ["recipe", "keys"], ["recipe", "check", recipe], ["runs", "list"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+# ---- errors
+
+
+def test_a_mistake_is_one_line_and_exit_code_2_with_the_traceback_only_under_debug():
+    done = command("runs", "show", "nothing", "--output-dir", "/nowhere")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: no run 'nothing': /nowhere/ holds no runs; `rft train RECIPE` makes one\n"
+    for words in (["--debug", "runs", "show", "nothing"], ["runs", "show", "nothing", "--debug"]):
+        done = command(*words, cwd="/")
+        assert done.returncode == 2
+        assert "Traceback" in done.stderr
+
+
+def test_all_mistakes_of_a_recipe_come_out_together(recipe, tmp_path):
+    (tmp_path / "sort.yaml").write_text(RECIPE.replace("steps: 7", "stpes: 7") + "sed: 1\n")
+    done = command("train", recipe)
+    assert done.returncode == 2
+    assert "2 mistakes" in done.stderr
+    assert "stpes" in done.stderr and "sed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_recipe_is_a_users_error():
+    done = command("train", "no-such.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no-such.yaml")
+
+
+def test_a_run_that_stopped_itself_explains_and_exits_with_1(recipe, training, capsys):
+    def stop():
+        raise RunStopped("12 % of evaluations failed\n  timeout: 60 times")
+
+    training.does = stop
+    assert rft("train", recipe) == 1
+    assert capsys.readouterr().err == "error: 12 % of evaluations failed\n  timeout: 60 times\n"
+
+
+def test_an_unexpected_error_is_one_line_that_names_the_log_and_debug(recipe, training, capsys):
+    def fail():
+        error = ZeroDivisionError("division\nby zero")
+        error.add_note("log: runs/sort/x/logs/engine.log")
+        raise error
+
+    training.does = fail
+    assert rft("train", recipe) == 1
+    assert capsys.readouterr().err == (
+        "error: ZeroDivisionError: division by zero "
+        "(log: runs/sort/x/logs/engine.log; --debug shows the traceback)\n"
+    )
+    assert rft("train", recipe, "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_engine_that_broke_names_the_log_too(recipe, training, capsys):
+    def fail():
+        error = EngineError("the engine died")
+        error.add_note("log: engine.log")
+        raise error
+
+    training.does = fail
+    assert rft("train", recipe) == 1
+    assert capsys.readouterr().err == "error: the engine died (log: engine.log)\n"
+
+
+def test_without_the_training_stack_it_says_what_to_install(recipe, training, capsys):
+    def fail():
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    training.does = fail
+    assert rft("train", recipe) == 2
+    assert "pip install 'rft-loop[cpu]'" in capsys.readouterr().err
+
+
+def test_ctrl_c_exits_with_130_and_no_traceback(recipe, training, capsys):
+    def interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    training.does = interrupt
+    assert rft("train", recipe) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# ---- train
+
+
+def test_train_hands_over_the_recipe_with_its_overrides_and_shows_the_summary(recipe, training, capfd):
+    assert rft("train", recipe, "train.steps=5", "--serve", ":8123") == 0
+    assert training.recipe.train.steps == 5
+    assert (training.recipe.serve.host, training.recipe.serve.port) == ("127.0.0.1", 8123)
+    assert training.options["view"].total_steps == 5
+    assert training.options["debug"] is False
+    assert "+0.400 [0.300, 0.500]" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("0.0.0.0:80", "0.0.0.0", 80),
+        ("8000", "127.0.0.1", 8000),
+        ("[::1]:0", "::1", 0),
+        (":9", "127.0.0.1", 9),
+    ],
+)
+def test_an_address_to_serve_on(recipe, training, address, host, port):
+    assert rft("train", recipe, "--serve", address) == 0
+    assert (training.recipe.serve.host, training.recipe.serve.port) == (host, port)
+
+
+@pytest.mark.parametrize("address", ["localhost", ":", ":http", ":70000"])
+def test_an_address_without_a_port_is_refused(recipe, training, capsys, address):
+    assert rft("train", recipe, "--serve", address) == 2
+    assert "--serve takes [HOST]:PORT" in capsys.readouterr().err
+    assert training.recipe is None
+
+
+def test_without_serve_nothing_is_served(recipe, training):
+    assert rft("train", recipe) == 0
+    assert training.recipe.serve is None
+
+
+def test_json_leaves_stdout_to_one_line_whatever_training_prints(recipe, training, capfd):
+    def chatter():
+        print("python chatter")
+        os.write(1, b"C chatter\n")
+        training.options["view"].note("a note")
+
+    training.does = chatter
+    assert rft("train", recipe, "--json") == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out) == {
+        "run": "runs/sort/x",
+        "steps": 7,
+        "heldout_before": 0.1,
+        "heldout_after": 0.5,
+        "heldout_interval": [0.3, 0.5],
+        "seconds": 12.0,
+        "peak_rss_gb": 1.5,
+    }
+    assert shown.out.count("\n") == 1
+    for text in ("python chatter", "C chatter", "a note", "held-out after"):
+        assert text in shown.err
+
+
+# ---- recipe
+
+
+def test_recipe_check_of_a_good_recipe_keeps_the_users_prints_out_of_its_answer(recipe):
+    done = command("recipe", "check", recipe)
+    assert done.returncode == 0
+    assert done.stdout.startswith("sort.yaml: no mistakes found")
+    done = command("recipe", "check", recipe, "--json")
+    assert json.loads(done.stdout)["ok"] is True
+    assert "imported the grader" in done.stderr
+
+
+def test_recipe_check_tells_all_mistakes_on_stderr_and_as_json(recipe):
+    done = command("recipe", "check", recipe, "train.stpes=5", "evaluator=./grader.py:exat", "--json")
+    assert done.returncode == 2
+    report = json.loads(done.stdout)
+    assert report["ok"] is False
+    assert len(report["problems"]) == 2
+    assert "2 mistakes" in done.stderr
+
+
+def test_recipe_show_prints_a_recipe_that_can_be_used_again(recipe, tmp_path, capsys):
+    assert rft("recipe", "show", recipe, "train.steps=5") == 0
+    whole = capsys.readouterr().out
+    (tmp_path / "whole.yaml").write_text(whole)
+    assert rft("recipe", "show", "whole.yaml") == 0
+    assert capsys.readouterr().out == whole
+    assert rft("recipe", "show", recipe, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["train"]["steps"] == 7
+
+
+def test_recipe_keys_lists_a_section_and_knows_the_nearest_of_a_wrong_one(capsys):
+    assert rft("recipe", "keys", "rollout", "--json") == 0
+    keys = json.loads(capsys.readouterr().out)["keys"]
+    assert "rollout.group_size" in [key["path"] for key in keys]
+    assert rft("recipe", "keys", "rollot") == 2
+    assert "did you mean 'rollout'?" in capsys.readouterr().err
+
+
+def test_presets_and_recipes_are_listed(capsys):
+    assert rft("recipe", "presets") == 0
+    assert "quick" in capsys.readouterr().out
+    assert rft("recipe", "list", "--json") == 0
+    assert isinstance(json.loads(capsys.readouterr().out)["recipes"], list)
+
+
+# ---- runs
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "runs", "sort", "name: sort\n")
+    run.record(0, {"heldout/mean": 0.06})
+    run.record(1, {"reward/mean": 0.1, "fail/timeout": 2, "entropy": 0.001, "my/own": 3.0})
+    run.record(2, {"reward/mean": 0.4, "fail/timeout": 1, "entropy": float("nan"), "heldout/mean": 0.3})
+    run.set_status("finished", step=2, steps=2)
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def test_runs_list_names_state_and_last_numbers(finished, capsys):
+    assert rft("runs", "list", "--json") == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (run["name"], run["id"], run["state"]) == ("sort", finished.id, "finished")
+    assert (run["step"], run["steps"], run["reward"], run["heldout"]) == (2, 2, 0.4, 0.3)
+    assert run["failures"] == {"timeout": 3}
+    assert rft("runs", "list") == 0
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert line == ["sort", finished.id, "finished", "2/2", "0.4", "0.3"]
+
+
+def test_runs_list_of_nothing_says_how_to_make_a_run(tmp_path, capsys):
+    assert rft("runs", "list", "--output-dir", str(tmp_path / "none")) == 0
+    assert "`rft train RECIPE` makes one" in capsys.readouterr().out
+
+
+def test_one_damaged_run_does_not_hide_the_others(finished, capsys):
+    (finished.path / "status.json").write_text("{")
+    (finished.path / "metrics.jsonl").write_text("garbage\n")
+    other = RunFolder.create("runs", "sum", "")
+    assert rft("runs", "list", "--json") == 0
+    damaged, fine = json.loads(capsys.readouterr().out)["runs"]
+    assert damaged["state"] == "unknown"
+    assert "cannot be read" in damaged["message"]
+    assert fine["id"] == other.id
+
+
+def test_runs_show_tells_the_course_and_the_files(finished, capsys):
+    assert rft("runs", "show", "sort") == 0
+    text = capsys.readouterr().out
+    for part in ("finished", "2 of 2", "0.100 to 0.400", "0.060 to 0.300", "timeout=3", "recipe.yaml"):
+        assert part in text
+
+
+def test_runs_metrics_puts_values_beside_their_meaning_and_flags_what_is_out_of_range(finished, capsys):
+    assert rft("runs", "metrics", "sort", "--json") == 0
+    found = {metric["key"]: metric for metric in json.loads(capsys.readouterr().out)["metrics"]}
+    assert (found["reward/mean"]["first"], found["reward/mean"]["last"]) == (0.1, 0.4)
+    assert found["reward/mean"]["healthy"] is None
+    assert found["entropy"]["healthy"] is False
+    assert found["fail/timeout"]["meaning"].startswith("failed evaluations")
+    assert found["my/own"]["last"] == 3.0
+    assert rft("runs", "metrics", "sort") == 0
+    assert "raise rollout.temperature" in capsys.readouterr().out
+
+
+def test_runs_metrics_without_a_run_explains_them_all(capsys):
+    assert rft("runs", "metrics") == 0
+    text = capsys.readouterr().out
+    assert "reward/part/<name>" in text
+    assert "parity/max" in text
