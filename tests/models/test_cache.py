@@ -57,7 +57,14 @@ def test_a_failing_build_leaves_nothing_and_its_error_comes_through(tmp_path):
         lambda folder: (folder / MANIFEST).write_text('{"files'),
         lambda folder: (folder / MANIFEST).write_text("[]"),
     ],
-    ids=["file gone", "file cut", "file changed", "manifest gone", "manifest cut", "manifest of another kind"],
+    ids=[
+        "file gone",
+        "file cut",
+        "file changed",
+        "manifest gone",
+        "manifest cut",
+        "manifest of another kind",
+    ],
 )
 def test_a_damaged_folder_is_noticed_and_made_again(tmp_path, harm, caplog):
     target = build_once(tmp_path / "model", write_files)

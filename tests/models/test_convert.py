@@ -55,7 +55,9 @@ def write_gguf(file: Path) -> dict[str, np.ndarray]:
         "blk.0.ffn_down": (HIDDEN, INTERMEDIATE),
     }
     values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in matrices.items()}
-    values |= {name: np.ones(HIDDEN, np.float32) for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm")}
+    values |= {
+        name: np.ones(HIDDEN, np.float32) for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm")
+    }
     packed = gguf.quants.quantize(values["blk.0.ffn_down"], gguf.GGMLQuantizationType.Q4_1)
     for name, value in values.items():
         if name == "blk.0.ffn_down":

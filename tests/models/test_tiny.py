@@ -66,5 +66,7 @@ def test_any_text_comes_back_from_its_tokens(text):
 
 def test_saved_special_tokens_survive_loading(tiny_model_dir, tiny_tokenizer):
     assert tiny_tokenizer.pad_token == "<|endoftext|>"
-    assert len(tiny_tokenizer) == json.loads((tiny_model_dir / "config.json").read_text())["vocab_size"] == 259
+    assert (
+        len(tiny_tokenizer) == json.loads((tiny_model_dir / "config.json").read_text())["vocab_size"] == 259
+    )
     assert tiny_tokenizer.decode([tiny_tokenizer.eos_token_id], skip_special_tokens=True) == ""
