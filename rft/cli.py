@@ -162,7 +162,7 @@ def _serve_overrides(address: str | None) -> list[str]:
 
 @recipes.command("check", epilog="Example: rft recipe check mine.yaml train.steps=5")
 def recipe_check(recipe: RecipeName, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Check keys, names, files and the first rows of data without loading a model; tell all mistakes at once."""
+    """Check keys, names, files and the first rows of data, all at once and without loading a model."""
     from rft.preflight import check_recipe
     from rft.runs.files import to_json
     from rft.runs.quiet import reserved_stdout

@@ -10,7 +10,8 @@
       logs/engine.log   the chatter of the libraries, see rft/runs/quiet.py
       report.md         before and after
 
-An id is its UTC start and a random tail, `20260314-092653-k7f3`, so that sorting by name sorts by age.
+An id is its UTC start to the millisecond and two random letters, `20260314-092653-589kf`: sorted by name is
+sorted by age.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        """UTC start and a random tail."""
+        """UTC start and two random letters."""
         return self.path.resolve().name
 
     @property
@@ -204,8 +205,9 @@ def list_runs(output_dir: str | Path = "runs") -> list[RunFolder]:
 
 def _new_folder(parent: Path) -> Path:
     while True:
-        tail = "".join(secrets.choice(_ALPHABET) for _ in range(4))
-        path = parent / f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{tail}"
+        now = datetime.datetime.now(datetime.UTC)
+        tail = "".join(secrets.choice(_ALPHABET) for _ in range(2))
+        path = parent / f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}{tail}"
         try:
             path.mkdir()
         except FileExistsError:

@@ -4,7 +4,7 @@
 are trained on), and `logprobs` is null for the others. Values that differ in shape from task to task are JSON
 text, so that files of different steps always have the same columns.
 
-    import pandas; pandas.read_parquet("runs/sort/20260314-092653-k7f3/rollouts/step-000012.parquet")
+    import pandas; pandas.read_parquet("runs/sort/20260314-092653-589kf/rollouts/step-000012.parquet")
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from rft.runs.folder import RunFolder, Status, list_runs
 def test_a_new_run_holds_its_recipe_and_is_running(tmp_path):
     run = RunFolder.create(tmp_path, "sort", "name: sort\n")
     assert run.path.parent == tmp_path / "sort"
-    assert re.fullmatch(r"\d{8}-\d{6}-[a-z2-9]{4}", run.id)
+    assert re.fullmatch(r"\d{8}-\d{6}-\d{3}[a-z2-9]{2}", run.id)
     assert run.recipe_path.read_text() == "name: sort\n"
     assert run.log_path.parent.is_dir()
     assert run.status.word == "running"
@@ -132,6 +132,6 @@ def test_a_damaged_status_is_a_user_error(tmp_path):
 
 def test_ids_sort_by_age(tmp_path):
     first = RunFolder.create(tmp_path, "sort", "")
-    time.sleep(1.1)  # ids tell seconds apart
+    time.sleep(0.01)  # ids tell milliseconds apart
     second = RunFolder.create(tmp_path, "sort", "")
     assert first.id < second.id
