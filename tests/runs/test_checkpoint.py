@@ -163,3 +163,23 @@ def test_latest_passes_over_a_checkpoint_with_a_short_file(run):
 def test_a_folder_without_trainer_state_cannot_be_resumed_from(tmp_path):
     with pytest.raises(RunError, match="cannot be resumed from"):
         read_trainer_state(tmp_path)
+
+
+def test_transformers_loads_the_folder_as_it_is_with_the_trainer_folder_inside(
+    run, tiny_model, tiny_tokenizer
+):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def write_model(folder):
+        tiny_model.save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+
+    def write_trainer(folder):
+        torch.save({"exp_avg": torch.ones(3)}, folder / "optimizer.pt")
+
+    path = save_checkpoint(run, 1, write_model, {"step": 1}, keep=1, write_trainer=write_trainer)
+    verify(path)
+    again = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
+    assert all(torch.equal(a, b) for a, b in zip(tiny_model.parameters(), again.parameters(), strict=True))
+    assert AutoTokenizer.from_pretrained(path)("Sort")["input_ids"] == tiny_tokenizer("Sort")["input_ids"]
