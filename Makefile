@@ -13,7 +13,7 @@ test: setup
 check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy
+	scripts/types
 	.venv/bin/python -m pytest -q tests/test_layers.py
 
 format: setup

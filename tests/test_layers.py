@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # Where rooms meet. A page may import anything of ours; only pages import pages.
-PAGES = {"rft.train", "rft.evaluate", "rft.preflight", "rft.cli", "rft.serve.app"}
+PAGES = {"rft.train", "rft.evaluate", "rft.preflight", "rft.target", "rft.cli", "rft.serve.app", "rft.serve.run"}
 
 # Of other people's, all that these places may import beyond the standard library.
 LIBRARIES: dict[str, set[str]] = {
@@ -118,6 +118,10 @@ def imports(module: str, source: str, known: dict[str, str]) -> Iterator[tuple[i
                 yield node.lineno, name if name in known else base
 
 
+def listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
 def broken_rules(module: str, source: str, known: dict[str, str]) -> Iterator[str]:
     """Every import in `source` that the tables forbid, in words."""
     page = place_of(module, PAGES)
@@ -132,11 +136,11 @@ def broken_rules(module: str, source: str, known: dict[str, str]) -> Iterator[st
             if place_of(name, PAGES) and not page:
                 yield f"{where}: only pages import pages"
             elif not page and place_of(name, MAY_IMPORT) != place and name not in MAY_IMPORT[place]:
-                yield f"{where}: beside itself {place} sees only {', '.join(sorted(MAY_IMPORT[place])) or 'nothing'}"
+                yield f"{where}: beside itself {place} sees only {listed(MAY_IMPORT[place]) or 'nothing'}"
         elif place in LIBRARIES and top not in LIBRARIES[place] and top not in sys.stdlib_module_names:
-            yield f"{where}: {place} takes only {', '.join(sorted(LIBRARIES[place])) or 'the standard library'}"
+            yield f"{where}: {place} takes only {listed(LIBRARIES[place]) or 'the standard library'}"
         elif top in ONLY_IN and place not in ONLY_IN[top]:
-            yield f"{where}: {top} is for {', '.join(sorted(ONLY_IN[top]))}"
+            yield f"{where}: {top} is for {listed(ONLY_IN[top])}"
 
 
 @pytest.mark.parametrize("module", MODULES)
