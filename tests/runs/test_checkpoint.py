@@ -165,9 +165,7 @@ def test_a_folder_without_trainer_state_cannot_be_resumed_from(tmp_path):
         read_trainer_state(tmp_path)
 
 
-def test_transformers_loads_the_folder_as_it_is_with_the_trainer_folder_inside(
-    run, tiny_model, tiny_tokenizer
-):
+def test_transformers_loads_the_folder_with_the_trainer_folder_inside(run, tiny_model, tiny_tokenizer):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
