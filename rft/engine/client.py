@@ -4,8 +4,8 @@ vLLM's own client always puts the engine into another process. The serving layer
 generate, abort, health, admission, and a few read-only objects. What would take the engine away from the
 trainer (sleep, pause, weight transfer) is refused: here the trainer decides when the engine waits.
 
-Engine failures reach the app as `VLLMServerError`, which it answers with a 500. vLLM's own engine errors would
-make it shut the HTTP server down at once; whoever started the server decides that here.
+Engine failures reach the app as `VLLMServerError`, which it answers with a 500. vLLM's own engine errors
+would make it shut the HTTP server down at once; whoever started the server decides that here.
 """
 
 from __future__ import annotations

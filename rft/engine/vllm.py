@@ -14,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm.inputs import TokensPrompt
@@ -215,15 +216,16 @@ class VLLMEngine:
         self.llm.set_weight_version(str(version))
         self._version = version
 
-    def add_adapter(self, request: LoRARequest) -> None:
-        """Loads or replaces the policy's adapter from its folder. Call it inside `paused()`.
+    def add_adapter(self, folder: Path) -> None:
+        """Loads or replaces the policy's adapter, peft's files in `folder`. Call it inside `paused()`.
 
         Raises EngineError when vLLM refuses it.
         """
-        if not self.llm.add_lora(request):
-            raise EngineError(f"vLLM did not take the adapter in {request.lora_path}")
+        name, number = "policy", 1
+        if not self.llm.add_lora(LoRARequest(name, number, str(folder), load_inplace=True)):
+            raise EngineError(f"vLLM did not take the adapter in {folder}")
         # Requests carry a twin without `load_inplace`, which would read the files again at every step.
-        self.policy_adapter = LoRARequest(request.lora_name, request.lora_int_id, request.lora_path)
+        self.policy_adapter = LoRARequest(name, number, str(folder))
 
     def close(self) -> None:
         """Aborts what is in flight, stops the thread and frees the engine's memory."""

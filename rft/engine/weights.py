@@ -23,7 +23,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from vllm.lora.request import LoRARequest
 
 from rft import background
 from rft.engine.base import Parity, Published, Sampling
@@ -280,9 +279,8 @@ class Weights:
         assert self._adapter_dir is not None
         folder = self._adapter_dir / f"v{version}-{time.monotonic_ns()}"  # a new path: vLLM caches by path
         self.policy.model.save_pretrained(folder)  # type: ignore[operator]  # a PeftModel
-        request = LoRARequest("policy", 1, str(folder), load_inplace=True)
         with self.engine.paused():
-            self.engine.add_adapter(request)
+            self.engine.add_adapter(folder)
             self.engine.weights_changed(version)
         for old in self._adapter_dir.iterdir():
             if old != folder:

@@ -29,7 +29,8 @@ def read_key(variable: str | None) -> str | None:
     key = os.environ.get(variable, "")
     if not key:
         raise ServeError(
-            f"serve.api_key_env names {variable}, which is not set; export {variable}=... or leave api_key_env out"
+            f"serve.api_key_env names {variable}, which is not set; "
+            f"export {variable}=... or leave api_key_env out"
         )
     return key
 

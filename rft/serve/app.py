@@ -7,9 +7,9 @@ model names that outlive weight updates.
     <model_name>    the policy as it is now, adapter included; also when a request names no model
     base            the weights without the adapter, when the policy has one
 
-Two things differ from a stand-alone vLLM server, because clients and trainer share one engine: log-probabilities
-are those of the distribution that was sampled from, after temperature (`processed_logprobs`), and the model's
-generation_config is ignored, so that an unset temperature is 1.
+Two things differ from a stand-alone vLLM server, because clients and trainer share one engine:
+log-probabilities are those of the distribution that was sampled from, after temperature
+(`processed_logprobs`), and the model's generation_config is ignored, so that an unset temperature is 1.
 """
 
 from __future__ import annotations

@@ -12,17 +12,33 @@ import ipaddress
 import logging
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from rft.errors import ServeError
+from rft.recipe.schema import ServeSpec
+from rft.serve.access import read_key
 
 log = logging.getLogger("rft.serve")
 
 _GRACE_S = 5
+
+
+class _ToEngineLog(logging.Handler):
+    """Sends uvicorn's records where vLLM's go: what a client did wrong is no news for the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger("vllm.uvicorn").handle(record)
+
+
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"engine": {"()": _ToEngineLog}},
+    "loggers": {"uvicorn": {"handlers": ["engine"], "level": "WARNING", "propagate": False}},
+}
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -37,14 +53,27 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise ServeError(
-            f"cannot serve on {host}:{port}: {error.strerror or error}; stop what listens there, or take another "
-            "port (0 takes a free one)"
+            f"cannot serve on {host}:{port}: {error.strerror or error}; "
+            "stop what listens there, or take another port (0 takes a free one)"
         ) from error
 
 
-def is_loopback(sock: socket.socket) -> bool:
-    """Whether only this machine can reach it."""
-    return ipaddress.ip_address(sock.getsockname()[0]).is_loopback
+def listen(spec: ServeSpec, note: Callable[[str], None]) -> socket.socket:
+    """A listening socket for the recipe's `serve:` section. Call it before anything loads.
+
+    Args:
+        note: told when anyone who reaches the port may use the model.
+
+    Raises ServeError when the port cannot be had, or the key's environment variable is not set.
+    """
+    key = read_key(spec.api_key_env)
+    sock = bind(spec.host, spec.port)
+    if key is None and not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
+        note(
+            f"warning: {spec.host} is reachable from other machines and no key is asked for; "
+            "set serve.api_key_env"
+        )
+    return sock
 
 
 class Server:
@@ -90,7 +119,8 @@ class Server:
             asyncio.run(self._serve())
         except BaseException as error:  # nothing above this frame could report it
             self._error = error
-            log.exception("the HTTP server stopped")
+            if self._up.is_set():
+                log.exception("the HTTP server stopped")
         finally:
             self._up.set()
 
@@ -99,7 +129,7 @@ class Server:
             await self._build(),
             # vLLM's lifespan freezes the garbage collector's view of the whole heap, the trainer's included.
             lifespan="off",
-            log_config=None,
+            log_config=_LOGGING,
             access_log=False,
             timeout_graceful_shutdown=_GRACE_S,
         )

@@ -5,11 +5,11 @@
 
 `weight_version` is the newest version that sampled any of the answer's tokens, `weight_versions` the spans
 (version, start, end) over the first choice's tokens; with several choices `choices` lists the spans of each.
-A stream's header holds the version at its start; its last chunks, which follow the last token, hold the field.
+A stream's header holds the version at its start; the chunks that follow its last token hold the field.
 
-The engine reports spans per request, the app builds JSON without them. The two meet in a context variable: the
-middleware opens an `Answer` before the app runs, and the engine client, called somewhere below, fills it in.
-The field is spliced into the bytes that pass: nothing is parsed, delayed or held back.
+The engine reports spans per request, the app builds JSON without them. The two meet in a context variable:
+the middleware opens an `Answer` before the app runs, and the engine client, called somewhere below, fills it
+in. The field is spliced into the bytes that pass: nothing is parsed, delayed or held back.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Versioned(Protocol):
 
 @dataclass
 class Answer:
-    """What one HTTP answer's requests reported. A completion call with several prompts makes several requests."""
+    """What the requests of one HTTP answer reported: one request for each prompt of a completion call."""
 
     spans: dict[tuple[int, int], list[Span]] = field(default_factory=dict)
     """By (prompt, choice), in the order of the answer's choices."""

@@ -1,0 +1,109 @@
+"""What `rft serve` and `rft eval` are pointed at: a run, a checkpoint or a model, as folders to load.
+
+    quickstart                                      a recipe's newest run, and its newest whole checkpoint
+    20260314-092653-k7f3, runs/quickstart/2026...   a run by id or path
+    runs/quickstart/2026.../checkpoints/step-000012 one checkpoint
+    ./my-model, Qwen/Qwen2.5-0.5B, packaged:tiny    anything that `model.source` may name
+
+What exists as a folder or a run wins over a hub id of the same spelling. A checkpoint of an adapter holds the
+adapter alone, in peft's format, and `rft.json`, which says what it belongs on:
+
+    {"model": {"source": "packaged:smollm2-135m-instruct", "revision": null, "trust_remote_code": false}}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rft.errors import ModelError, RunError
+from rft.models.source import locate
+from rft.recipe.schema import ModelSpec
+from rft.runs.checkpoint import latest
+from rft.runs.folder import RunFolder
+
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where weights lie, and the step they come from: 0 for a model that was not trained here."""
+
+    name: str
+    model_dir: Path
+    adapter_dir: Path | None = None
+    version: int = 0
+    trust_remote_code: bool = False
+
+    @property
+    def adapter_rank(self) -> int | None:
+        """Columns of the adapter's matrices; None without one. Raises ModelError for a damaged config."""
+        if self.adapter_dir is None:
+            return None
+        return int(_read(self.adapter_dir / "adapter_config.json")["r"])
+
+
+def resolve_target(target: str, output_dir: str | Path = "runs") -> Target:
+    """Finds what `target` names and fetches its model if need be.
+
+    Raises:
+        RunError: the run has no checkpoint yet.
+        ModelError: nothing of that name is a run or a model, or it cannot be fetched.
+    """
+    path = Path(target).expanduser()
+    if (path / "adapter_config.json").is_file() or (path / "config.json").is_file():
+        return _checkpoint(path.absolute())
+    try:
+        run = RunFolder.open(path if path.exists() else target, output_dir)
+    except RunError as no_run:
+        try:
+            return Target(target.removeprefix("packaged:"), locate(target))
+        except ModelError as no_model:
+            raise ModelError(f"{target} is neither a run ({no_run}) nor a model ({no_model})") from no_model
+    newest = latest(run)
+    if newest is None:
+        raise RunError(f"run {run.id} has no checkpoint yet; let it finish, or set train.checkpoint.every")
+    return _checkpoint(newest.absolute())
+
+
+def _checkpoint(folder: Path) -> Target:
+    step = _STEP.fullmatch(folder.name)
+    in_run = step is not None and (folder.parents[1] / "recipe.yaml").is_file()
+    name = folder.parents[2].name if in_run else folder.name
+    version = int(step[1]) if step else 0
+    if not (folder / "adapter_config.json").is_file():
+        return Target(name, locate(str(folder)), version=version)
+    base = _base(folder)
+    model_dir = locate(base.source, revision=base.revision)
+    return Target(name, model_dir, folder, version, base.trust_remote_code)
+
+
+def _base(folder: Path) -> ModelSpec:
+    """The model an adapter belongs on: from our note, else from peft's, which may be another machine's."""
+    note = folder / "rft.json"
+    if not note.is_file():
+        source = _read(folder / "adapter_config.json").get("base_model_name_or_path")
+        if not source:
+            raise ModelError(
+                f"{folder} is an adapter that names no base model; add rft.json with model.source"
+            )
+        return ModelSpec(source=source)
+    try:
+        return ModelSpec.model_validate(_read(note).get("model"))
+    except ValidationError as error:
+        raise ModelError(
+            f"{note} does not name the adapter's base model: {error.errors()[0]['msg']}"
+        ) from error
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read ({error}); the checkpoint is damaged, use another one"
+        ) from error
