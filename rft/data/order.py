@@ -15,6 +15,16 @@ from rft.errors import DataError
 from rft.types import Task
 
 
+def permutation(n: int, seed: str) -> list[int]:
+    """The numbers below `n` in an order made from `seed`, the same in every version of Python.
+
+    Python promises that of `random()` but not of `shuffle()`.
+    """
+    generator = random.Random(seed)
+    keys = [generator.random() for _ in range(n)]
+    return sorted(range(n), key=keys.__getitem__)
+
+
 class TaskOrder:
     """Hands out tasks epoch after epoch, without end.
 
@@ -69,7 +79,5 @@ class TaskOrder:
         self._permutation = self._permute(self._epoch)
 
     def _permute(self, epoch: int) -> list[int]:
-        indices = list(range(len(self._tasks)))
-        if self._shuffle:
-            random.Random(f"{self._seed}/{epoch}").shuffle(indices)
-        return indices
+        size = len(self._tasks)
+        return permutation(size, f"{self._seed}/{epoch}") if self._shuffle else list(range(size))

@@ -86,7 +86,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 continue
             where = f"{path}:{number}"
             try:
-                value = json.loads(line)
+                value = json.loads(line.rstrip("\r\n"))
             except json.JSONDecodeError as error:
                 raise DataError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from error
             if not isinstance(value, dict):
@@ -110,7 +110,7 @@ def _csv(path: Path) -> Iterator[Row]:
                     raise DataError(f"{where}: {told} cells than the {len(names)} columns of the header")
                 yield Row(where, value)
         except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
+            raise DataError(f"{path}:{reader.reader.line_num}: not valid CSV: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -167,7 +167,7 @@ def _numbered(source: str, values: Iterable[Any]) -> Iterator[Row]:
 
 
 def _reasoning_gym(spec: SourceSpec, seed: int) -> Iterator[Row]:
-    """`prompt`, `reference`, and `entry`: what the generator's own `score_answer(answer, entry)` takes."""
+    """`prompt`, `reference`, `reasoning_gym` (the name) and `entry`, which the generator's scorer takes."""
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
@@ -183,7 +183,10 @@ def _reasoning_gym(spec: SourceSpec, seed: int) -> Iterator[Row]:
         dataset = reasoning_gym.create_dataset(name, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise DataError(f"{spec.source} cannot be made with {arguments}: {error}") from error
-    rows = ({"prompt": e["question"], "reference": e["answer"], "entry": e} for e in dataset)
+    rows = (
+        {"prompt": e["question"], "reference": e["answer"], "entry": e, "reasoning_gym": name}
+        for e in dataset
+    )
     return _numbered(spec.source, rows)
 
 

@@ -6,10 +6,10 @@ all its copies; what was left out is counted, so that a dataset full of duplicat
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rft.data.order import permutation
 from rft.data.source import load_tasks
 from rft.data.tasks import prompt_key
 from rft.errors import DataError
@@ -79,8 +79,7 @@ def split_heldout(tasks: Sequence[Task], n: int, seed: int) -> Split:
 
 def _sample(tasks: Sequence[Task], n: int, seed: int) -> list[Task]:
     """`n` of the tasks, in their own order."""
-    chosen = random.Random(f"{seed}/heldout").sample(range(len(tasks)), min(n, len(tasks)))
-    return [tasks[index] for index in sorted(chosen)]
+    return [tasks[index] for index in sorted(permutation(len(tasks), f"{seed}/heldout")[:n])]
 
 
 def _apart(tasks: Sequence[Task], heldout: list[Task]) -> Split:

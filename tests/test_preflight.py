@@ -1,0 +1,120 @@
+"""The check finds mistakes in every part of a recipe at once, and loads nothing heavy."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rft.errors import RecipeError
+from rft.preflight import check_recipe
+
+GRADER = """
+from rft import evaluator
+
+@evaluator
+def near(text, reference, digits, tolerance=0.1):
+    return 1.0
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "grader.py").write_text(GRADER)
+    (tmp_path / "tasks.jsonl").write_text('{"prompt": "1+1", "reference": "2", "digits": 1}\n')
+    (tmp_path / "recipe.yaml").write_text(
+        "model: owner/name\ndata: {train: tasks.jsonl}\nevaluator: ./grader.py:near\n"
+    )
+    return tmp_path
+
+
+def test_a_good_recipe_passes_and_says_what_only_the_run_will_show(folder):
+    report = check_recipe(folder / "recipe.yaml")
+    assert report.ok and report.recipe is not None
+    assert report.notes == ("model.source: owner/name is fetched when the run starts, unless it is cached",)
+
+
+def test_mistakes_of_all_parts_come_out_together(folder):
+    (folder / "held.csv").write_text("question,answer\n1+1,2\n")
+    report = check_recipe(
+        folder / "recipe.yaml",
+        [
+            "train.stpes=5",
+            "evaluator.with.tolerence=1",
+            "environment=singel_turn",
+            f"data.train={folder / 'task.jsonl'}",
+            f"data.eval={folder / 'held.csv'}",
+            "model=./nowhere",
+            "model.chat_template=./no.jinja",
+        ],
+    )
+    assert not report.ok and report.recipe is None
+    said = {problem.path: str(problem) for problem in report.problems}
+    assert said.keys() == {
+        "train.stpes",
+        "evaluator.with.tolerence",
+        "environment.use",
+        "data.train",
+        "data.eval",
+        "model.source",
+        "model.chat_template",
+    }
+    assert "override evaluator.with.tolerence=1" in said["evaluator.with.tolerence"]
+    assert "did you mean single_turn?" in said["environment.use"]
+    assert "did you mean tasks.jsonl?" in said["data.train"]
+    assert f"{folder / 'held.csv'}:2: no prompt" in said["data.eval"]
+
+
+def test_the_data_must_have_what_the_evaluator_reads(folder):
+    (folder / "tasks.jsonl").write_text('{"prompt": "a", "reference": "b"}\n')
+    (problem,) = check_recipe(folder / "recipe.yaml").problems
+    assert problem.path == "data.train" and problem.line == 2
+    assert (
+        "'digits' in 1 of 1 rows" in problem.message
+        and "tasks.jsonl:1, which has reference" in problem.message
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_columns_of_tables_are_checked_too(folder, ending):
+    file = folder / f"table.{ending}"
+    if ending == "csv":
+        file.write_text("prompt,reference\na,b\n")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"], "reference": ["b"]}), file)
+    (problem,) = check_recipe(folder / "recipe.yaml", [f"data.train={file}"]).problems
+    assert "'digits' in 1 of 1 rows" in problem.message
+    assert check_recipe(folder / "recipe.yaml", [f"data.train={file}", "evaluator.with.digits=3"]).ok
+
+
+def test_only_the_first_rows_of_a_file_are_read(folder):
+    rows = [json.dumps({"prompt": f"{n}", "reference": "b", "digits": 1}) for n in range(30)]
+    (folder / "tasks.jsonl").write_text("\n".join([*rows, "broken"]))
+    assert check_recipe(folder / "recipe.yaml").ok
+
+
+def test_sources_that_make_their_rows_are_resolved_and_not_run(folder):
+    (folder / "rows.py").write_text("def make():\n    raise RuntimeError\n")
+    report = check_recipe(folder / "recipe.yaml", [f"data.train={folder}/rows.py:make"])
+    assert report.ok and f"data.train: the rows of {folder}/rows.py:make are read" in report.notes[0]
+    (problem,) = check_recipe(folder / "recipe.yaml", [f"data.train={folder}/rows.py:mak"]).problems
+    assert "did you mean 'make'?" in problem.message
+
+
+def test_a_missing_recipe_has_nothing_to_report_on(folder):
+    with pytest.raises(RecipeError, match="no such file"):
+        check_recipe(folder / "recip.yaml")
+
+
+def test_the_check_loads_nothing_heavy(folder):
+    code = (
+        "import sys; from rft.preflight import check_recipe; check_recipe('recipe.yaml');"
+        "print([name for name in ('torch', 'datasets', 'pandas', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
