@@ -1,0 +1,1 @@
+"""Models: `source` finds them, `memory` reckons what they take, `policy` holds them for training."""

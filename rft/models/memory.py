@@ -31,7 +31,9 @@ def num_parameters(folder: Path) -> int:
     """
     config = json.loads((folder / "config.json").read_text())
     shapes: dict[str, list[int]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    # Some folders hold the same weights again under another name (consolidated.safetensors), or an adapter.
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    for file in files:
         header = _safetensors_header(file)
         shapes |= {name: entry["shape"] for name, entry in header.items() if entry["dtype"] in _FLOAT_BYTES}
     if shapes:

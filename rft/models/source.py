@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,9 @@ log = logging.getLogger("rft")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _WEIGHTS = ("*.safetensors", "*.bin")
-_NEVER_NEEDED = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.pth", "onnx/*", "original/*"]
+_TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+# The same weights in other formats, which many hub models carry beside the ones we load.
+_OTHER_FORMATS = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.pth", "consolidated*", "*/*"]
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,9 @@ def _looks_like_path(source: str) -> bool:
 def _checked(folder: Path) -> Path:
     """`folder`, when it holds what both transformers and vLLM need."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+    if not _holds_any(folder, _WEIGHTS):
         missing.append("weights (*.safetensors)")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not _holds_any(folder, _TOKENIZERS):
         missing.append("a tokenizer (tokenizer.json)")
     if missing:
         raise ModelError(
@@ -99,16 +102,20 @@ def _checked(folder: Path) -> Path:
     return folder.absolute()
 
 
+def _holds_any(folder: Path, patterns: Iterable[str]) -> bool:
+    return any(path.is_file() for pattern in patterns for path in folder.glob(pattern))
+
+
 def _from_hub(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     def fetch(weights: str) -> Path:
-        unwanted = [*_NEVER_NEEDED, *(pattern for pattern in _WEIGHTS if pattern != weights)]
+        unwanted = [*_OTHER_FORMATS, *(pattern for pattern in _WEIGHTS if pattern != weights)]
         return Path(snapshot_download(hub_id, revision=revision, ignore_patterns=unwanted))
 
     try:
         folder = fetch("*.safetensors")
-        if not any(folder.glob("*.safetensors")):
+        if not _holds_any(folder, ["*.safetensors"]):
             folder = fetch("*.bin")
     except errors.GatedRepoError as error:
         raise ModelError(

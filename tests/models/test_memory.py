@@ -47,6 +47,13 @@ def test_shards_add_up(tmp_path):
     assert num_parameters(tmp_path) == 3 * 5 + 7
 
 
+def test_the_same_weights_under_another_name_count_once(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": torch.zeros(3, 5)}, tmp_path / "model.safetensors")
+    save_file({"other.name": torch.zeros(3, 5)}, tmp_path / "consolidated.safetensors")
+    assert num_parameters(tmp_path) == 3 * 5
+
+
 def test_pickled_weights_are_counted_by_their_size(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
     (tmp_path / "pytorch_model.bin").write_bytes(bytes(2000))

@@ -7,7 +7,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
+from huggingface_hub import errors
+from huggingface_hub.utils import filter_repo_objects
 
 from rft.errors import ModelError
 from rft.models import source
@@ -72,6 +75,60 @@ def test_a_hub_id_out_of_reach_is_one_line_that_says_what_to_do(monkeypatch, tmp
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(ModelError, match="cannot be reached.*local folder") as caught:
         locate("some-org/no-such-model")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> dict[str, list[str]]:
+    """A hub whose models are lists of file names; what it is asked for passes through the real filter."""
+    models: dict[str, list[str]] = {}
+
+    def snapshot_download(repo_id, *, revision, ignore_patterns):
+        folder = tmp_path / "hub" / f"{repo_id.replace('/', '--')}@{revision}"
+        for name in filter_repo_objects(models[repo_id], ignore_patterns=ignore_patterns):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return models
+
+
+def test_a_hub_model_is_fetched_in_one_format_only(hub):
+    wanted = ["config.json", "model-00001-of-00001.safetensors", "tokenizer.json", "modeling_own.py"]
+    hub["org/both"] = [*wanted, "pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "q4.gguf"]
+    folder = locate("org/both", revision="v2")
+    assert folder.name == "org--both@v2"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(wanted)
+
+
+def test_a_hub_model_without_safetensors_is_fetched_as_pickled_weights(hub):
+    hub["org/old"] = ["config.json", "pytorch_model.bin", "vocab.json", "merges.txt"]
+    assert (locate("org/old") / "pytorch_model.bin").is_file()
+
+
+def test_a_hub_repository_that_is_no_language_model_is_refused(hub):
+    hub["org/data"] = ["README.md", "model.safetensors"]
+    with pytest.raises(ModelError, match="it lacks config.json, a tokenizer"):
+        locate("org/data")
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (errors.GatedRepoError, "accept its licence"),
+        (errors.RepositoryNotFoundError, "no folder org/model here and no model org/model on the hub"),
+        (errors.RevisionNotFoundError, "has no revision 'v9'"),
+        (errors.HfHubHTTPError, "cannot be reached"),
+    ],
+)
+def test_each_refusal_of_the_hub_says_what_to_do(monkeypatch, error, advice):
+    def refuse(*args, **kwargs):
+        raise error("long\nstory", response=httpx.Response(403, request=httpx.Request("GET", "http://hub")))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ModelError, match=advice) as caught:
+        locate("org/model", revision="v9")
     assert "\n" not in str(caught.value)
 
 
