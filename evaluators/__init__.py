@@ -1,1 +1,36 @@
-"""The catalogue of evaluators, imported as `rft.evaluators`. One idea per file."""
+"""The catalogue of evaluators, imported as `rft.evaluators`. One idea per file.
+
+Each says what counts as right and what it cannot see, and carries golden cases. In a recipe they go by the
+names of the entry points in group `rft.evaluators`: exact, includes, regex, choice, numeric,
+position_share, json_fields, length, overlong, env_reward, reasoning_gym, constant, random; and weighted,
+which weighs several.
+"""
+
+from rft.evaluators.choice import Choice
+from rft.evaluators.controls import Constant, Random
+from rft.evaluators.env_reward import EnvReward
+from rft.evaluators.exact import Exact
+from rft.evaluators.includes import Includes
+from rft.evaluators.json_fields import JSONFields
+from rft.evaluators.length import Length
+from rft.evaluators.numeric import Numeric
+from rft.evaluators.overlong import Overlong
+from rft.evaluators.position_share import PositionShare
+from rft.evaluators.reasoning_gym import ReasoningGym
+from rft.evaluators.regex import Regex
+
+__all__ = [
+    "Choice",
+    "Constant",
+    "EnvReward",
+    "Exact",
+    "Includes",
+    "JSONFields",
+    "Length",
+    "Numeric",
+    "Overlong",
+    "PositionShare",
+    "Random",
+    "ReasoningGym",
+    "Regex",
+]

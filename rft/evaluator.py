@@ -37,6 +37,9 @@ from rft.types import Rollout, Score
 Verdict = Score | float | int | bool | Mapping[str, float]
 """What `evaluate` may return. A mapping needs the key "score"; its other keys become metrics."""
 
+Resolve = Callable[[str, Mapping[str, Any]], "Evaluator"]
+"""From a name and its `with:` block, as a recipe has them, to an evaluator."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -128,6 +131,11 @@ class Evaluator:
         if not self.name:
             self.name = type(self).__name__
 
+    @classmethod
+    def from_recipe(cls, options: Mapping[str, Any], resolve: Resolve) -> Evaluator:
+        """Makes one from a recipe's `with:` block. Composites resolve the evaluators named inside it."""
+        return cls(**options)
+
     async def setup(self) -> None:
         """Called once before the first evaluation."""
 
@@ -205,7 +213,7 @@ class FunctionEvaluator(Evaluator):
         twin.requires = self.requires - set(config)
         return twin
 
-    def evaluate(self, rollout: Rollout) -> Any:  # type: ignore[override]  # sync functions are allowed
+    def evaluate(self, rollout: Rollout) -> Any:
         """Calls the function with what its signature names."""
         task = rollout.task
         have: dict[str, Any] = {

@@ -24,9 +24,9 @@ class FailureWatch:
         max_bugs: so many failures of kind `bug` are borne over the whole run; one more is too many.
 
     >>> watch = FailureWatch(max_failure_rate=0.5, max_bugs=0)
-    >>> watch.record(Score.failed("bug", "KeyError: 'price' (evaluator.py:12)"))
+    >>> watch.record(Score.failed("bug", "KeyError: 'fee' (judge.py:7)"))
     >>> print(watch.reason())
-    the evaluator's own code failed 1 time (train.max_bugs allows 0): bug 1, e.g. KeyError: 'price' (evaluator.py:12)
+    the evaluator's own code failed 1 time (train.max_bugs allows 0): bug 1, e.g. KeyError: 'fee' (judge.py:7)
     """
 
     def __init__(self, max_failure_rate: float, max_bugs: int, window: int = 512) -> None:
@@ -38,12 +38,12 @@ class FailureWatch:
         self._recent: deque[FailureKind | None] = deque(maxlen=window)
 
     def record(self, score: Score) -> None:
-        """Takes note of one evaluation."""
-        failure = score.failure
-        self._recent.append(failure.kind if failure else None)
-        if failure is not None:
-            self.counts_by_kind[failure.kind] += 1
-            self._example[failure.kind] = failure.detail
+        """Takes note of one evaluation. An optional part's failure is counted, but not for the rate."""
+        self._recent.append(score.failure.kind if score.failure else None)
+        for one in [score] if score.failure else score.parts.values():
+            if one.failure is not None:
+                self.counts_by_kind[one.failure.kind] += 1
+                self._example[one.failure.kind] = one.failure.detail
 
     def reason(self) -> str | None:
         """Why the run should stop now, in one sentence with the top kinds and an example each; else None."""
@@ -59,7 +59,8 @@ class FailureWatch:
         if len(failures) > self.max_failure_rate * max(seen, min(_FEW, self._recent.maxlen or _FEW)):
             return (
                 f"{len(failures)} of the last {seen} evaluations failed "
-                f"(train.max_failure_rate allows {self.max_failure_rate:.0%}): {self._examples(Counter(failures))}"
+                f"(train.max_failure_rate allows {self.max_failure_rate:.0%}): "
+                + self._examples(Counter(failures))
             )
         return None
 

@@ -202,7 +202,7 @@ def _plain(evaluator: Evaluator, rollout: Rollout) -> Any:
 
 
 def _blocking_coroutine(evaluator: Evaluator, rollout: Rollout) -> Any:
-    return asyncio.run(evaluator.evaluate(rollout))  # type: ignore[arg-type]  # is_async said coroutine
+    return asyncio.run(evaluator.evaluate(rollout))
 
 
 async def _maybe_async(value: Any) -> Any:

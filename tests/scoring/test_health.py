@@ -66,5 +66,18 @@ def test_skipped_and_not_applicable_are_not_failures():
     assert not watch.counts_by_kind
 
 
+def test_a_broken_optional_part_is_counted_and_its_bugs_stop_the_run():
+    partly = Score(1.0, parts={"correct": OK, "tone": BUG, "brief": SLOW})
+    watch = watched(*[partly] * 4)
+    assert watch.counts_by_kind == {"bug": 4, "timeout": 4}
+    assert "failed 4 times" in watch.reason()
+    assert watched(*[Score(1.0, parts={"brief": SLOW})] * 600).reason() is None
+
+
+def test_a_composite_that_failed_is_counted_once():
+    failed = Score.failed("timeout", "tone: slow").stamped(parts={"tone": SLOW})
+    assert watched(failed).counts_by_kind == {"timeout": 1}
+
+
 def test_counts_cover_the_whole_run():
     assert watched(*[SLOW] * 20, *[OK] * 600, BUG).counts_by_kind == {"timeout": 20, "bug": 1}

@@ -110,7 +110,6 @@ def test_the_declared_range_decides_what_is_in_range():
         (UserError("wrong"), "bug"),
         (asyncio.CancelledError(), "bug"),
         (TimeoutError(), "timeout"),
-        (asyncio.TimeoutError(), "timeout"),
         (ConnectionResetError(), "transport"),
         (OSError(28, "No space left on device"), "transport"),
         (EvaluatorError("judge_parse", "no verdict in the answer"), "judge_parse"),

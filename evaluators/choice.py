@@ -1,0 +1,62 @@
+"""Multiple choice: the letter the answer settles on."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rft.evaluator import Case, Evaluator
+from rft.types import Rollout, Score
+
+_LETTER = re.compile(r"(?<![\w'])\(?([A-Z])\)?(?![\w'])")
+_STATED = re.compile(
+    r"(?i:\banswer(?: is)?:?|\bchoice(?: is)?:?|\boption:?|\\boxed) ?[*({\[\"]{0,3}([A-Z])(?![\w'])"
+)
+
+
+class Choice(Evaluator):
+    """1 when the answer settles on the reference letter, else 0.
+
+    It settles by stating it ("the answer is B", "\\boxed{B}"; the last statement counts), or by naming one
+    letter alone. Naming several without stating one is no answer, so listing all options earns nothing.
+
+    Cannot see: whether the reasoning supports the letter, lower-case letters, a choice named by its words.
+    Guessing is right one time in the number of choices.
+    """
+
+    class Config(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        letters: str = Field("ABCD", pattern="^[A-Z]{2,26}$")
+
+    name = "choice"
+    requires = frozenset({"reference"})
+    cases = (
+        Case("Which?", "B", expect=1.0, reference="B"),
+        Case("Which?", "(B)", expect=1.0, reference="B"),
+        Case("Which?", "B) Paris", expect=1.0, reference="B"),
+        Case("Which?", "A or B? The answer is **B**.", expect=1.0, reference="B"),
+        Case("Which?", "Answer: A. No, wait. Answer: B", expect=1.0, reference="B"),
+        Case("Which?", "so \\boxed{B}", expect=1.0, reference="B"),
+        Case("Which?", "A, B, C, D", expect=0.0, reference="B"),
+        Case("Which?", "C", expect=0.0, reference="B"),
+        Case("Which?", "I am not sure", expect=0.0, reference="B"),
+        Case("Which?", "", expect=0.0, reference="B"),
+        Case("Which?", "B", expect="unscored", reference="Paris"),
+    )
+
+    async def evaluate(self, rollout: Rollout) -> Score:
+        gold = str(rollout.task.reference).strip()
+        if len(gold) != 1 or gold not in self.config.letters:
+            return Score.skip(f"the reference {gold[:40]!r} is not one of {self.config.letters}")
+        chosen = self._chosen(rollout.text)
+        if chosen is None:
+            return Score(0.0, reason="no single choice")
+        return Score(float(chosen == gold), reason=f"chose {chosen}")
+
+    def _chosen(self, text: str) -> str | None:
+        stated = [letter for letter in _STATED.findall(text) if letter in self.config.letters]
+        if stated:
+            return stated[-1]
+        named = {letter for letter in _LETTER.findall(text) if letter in self.config.letters}
+        return named.pop() if len(named) == 1 else None

@@ -1,0 +1,207 @@
+"""Over the whole catalogue: golden cases hold, hostile text is survived, same input, same score."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from importlib.metadata import entry_points
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rft.evaluators
+from rft import Case, Evaluator, Message, Rollout, Task, score
+from rft.scoring.runner import ScoringRunner
+
+CATALOGUE = [getattr(rft.evaluators, name) for name in rft.evaluators.__all__]
+CASES = [
+    pytest.param(kind, case, id=f"{kind.__name__}-{i}")
+    for kind in CATALOGUE
+    for i, case in enumerate(kind.cases)
+]
+HOSTILE = [
+    "",
+    " \n\t\u200b\ufeff",
+    "{" * 100_000,
+    "[" * 100_000 + "]" * 100_000,
+    '{"a":' * 50_000,
+    "```" * 30_000,
+    "`" * 5,
+    "9" * 100_000,
+    "1,234," * 30_000 + "1234",
+    "-" * 100_000,
+    "1e" * 50_000,
+    "1" + "e9" * 10,
+    "<answer>" * 30_000,
+    "A" * 100_000,
+    "(A" * 50_000,
+    "answer is " * 20_000,
+    "NaN",
+    "Infinity -Infinity 1e999",
+    '{"team": NaN, "urgent": 1e999}',
+    "{0} {text} %s %d \\boxed{ {{}}",
+    "\x00\x01\x1b[31m",
+    "\ud800 lone surrogate",
+    "١٢٣ ½ ² Ⅷ 四",
+    "🏳️‍🌈" * 1000,
+    "a\u0301" * 1000,
+    "\u202egnirts desrever",
+]
+
+
+def judged(kind, case, text):
+    judge = kind(**(case.config or {}))
+    return score(judge, prompt=case.prompt, completion=text, reference=case.reference, **(case.fields or {}))
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES)
+def test_every_golden_case_holds(kind, case):
+    got = judged(kind, case, case.completion)
+    assert case.holds(got), f"expected {case.expect}, got {got.value} ({got.explain()})"
+
+
+def _one_case_per_configuration(kind):
+    seen = {}
+    for case in kind.cases:
+        if case.expect != "unscored":
+            seen.setdefault(repr(case.config), case)
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: kind.__name__)
+def test_hostile_text_gets_a_low_score_or_a_decision_never_a_failure(kind):
+    for case in _one_case_per_configuration(kind):
+        for text in HOSTILE:
+            got = judged(kind, case, text)
+            assert got.failure is None, f"{case.config} on {text[:40]!r}: {got.explain()}"
+
+
+@pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: kind.__name__)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(text=st.text(), case_index=st.integers(0, 50))
+def test_any_text_at_all_gets_a_score_and_the_same_one_twice(kind, text, case_index):
+    case = kind.cases[case_index % len(kind.cases)]
+    judge = kind(**(case.config or {}))
+    task = Task("t", case.prompt, case.reference, case.fields or {})
+    rollout = Rollout("t/0", "t", task, (*task.messages, Message("assistant", text)))
+
+    async def twice():
+        async with ScoringRunner(judge) as runner:
+            return [await runner.score(rollout), await runner.score(rollout)]
+
+    first, second = asyncio.run(twice())
+    assert first.failure is None, first.explain()
+    assert (first.value, first.status, first.reason) == (second.value, second.status, second.reason)
+
+
+@pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: kind.__name__)
+def test_an_evaluator_says_what_it_cannot_see_and_carries_cases(kind):
+    assert "cannot see" in inspect.getdoc(kind).lower()
+    assert kind.cases
+    assert all(isinstance(case, Case) for case in kind.cases)
+
+
+def test_golden_cases_tell_right_from_wrong():
+    """An evaluator whose cases all expect one value would pass them by being constant."""
+    for kind in CATALOGUE:
+        expected = {case.expect for case in kind.cases}
+        assert len(expected) > 1 or kind.__name__ in ("Random", "EnvReward"), kind.__name__
+
+
+def test_recipes_find_each_by_its_name():
+    points = {point.name: point.load() for point in entry_points(group="rft.evaluators")}
+    assert {kind.name: kind for kind in CATALOGUE} == {
+        name: kind for name, kind in points.items() if name != "weighted"
+    }
+    assert issubclass(points["weighted"], Evaluator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        ("Regex", {"pattern": "("}),
+        ("Regex", {}),
+        ("Length", {"min": 5, "max": 4}),
+        ("Overlong", {"max": 4, "margin": 5}),
+        ("Choice", {"letters": "abcd"}),
+        ("Constant", {"value": 2.0}),
+        ("Numeric", {"abs_tol": -1}),
+        ("Exact", {"strips": True}),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_runs(kind, wrong):
+    with pytest.raises(ValueError, match="validation error"):
+        getattr(rft.evaluators, kind)(**wrong)
+
+
+def test_environment_rewards_are_summed_or_the_last_is_taken_without_the_turns_that_gave_none():
+    def given_(take, *rewards):
+        task = Task("t", "play")
+        rollout = Rollout("t/0", "t", task, (*task.messages, Message("assistant", "go")), rewards=rewards)
+
+        async def run():
+            async with ScoringRunner(rft.evaluators.EnvReward(take=take)) as runner:
+                return await runner.score(rollout)
+
+        return asyncio.run(run())
+
+    assert given_("sum", 1.0, None, 2.5).value == 3.5
+    assert given_("last", 1.0, -2.5, None).value == -2.5
+    assert given_("sum", 0.0).value == 0.0
+    assert given_("sum", None, None).status == "skipped"
+    assert given_("sum", float("nan")).failure.kind == "bad_response"
+
+
+def test_tokens_are_counted_over_all_turns_when_the_rollout_has_them():
+    from rft import Turn
+
+    turn = Turn(context_ids=(), token_ids=(1, 2, 3), logprobs=(0.0, 0.0, 0.0), finish_reason="stop")
+    task = Task("t", "?")
+    rollout = Rollout("t/0", "t", task, (*task.messages, Message("assistant", "hi")), turns=(turn, turn))
+    judge = rft.evaluators.Overlong(max=8, margin=4)
+    assert asyncio.run(judge.evaluate(rollout)).value == -0.5
+
+
+def test_random_is_uniform_over_rollouts_and_differs_by_seed():
+    task = Task("t", "?")
+    judge, other = rft.evaluators.Random(), rft.evaluators.Random(seed=1)
+    rollouts = [
+        Rollout(f"t/{i}", "t", task, (*task.messages, Message("assistant", "same"))) for i in range(400)
+    ]
+    values = [asyncio.run(judge.evaluate(rollout)).value for rollout in rollouts]
+    assert len(set(values)) == 400
+    assert abs(sum(values) / 400 - 0.5) < 0.06  # four standard errors
+    assert asyncio.run(other.evaluate(rollouts[0])).value != values[0]
+
+
+def test_reasoning_gym_blames_itself_when_even_its_own_answer_cannot_be_scored():
+    broken = {"question": "?", "answer": None, "metadata": None}
+    got = score(
+        rft.evaluators.ReasoningGym(),
+        prompt="?",
+        completion="4",
+        reasoning_gym="spell_backward",
+        entry=broken,
+    )
+    assert got.value is None or got.value == 0.0
+    unknown = score(
+        rft.evaluators.ReasoningGym(), prompt="?", completion="4", reasoning_gym="no_such", entry={}
+    )
+    assert unknown.failure.kind == "bad_response"
+
+
+def test_position_share_rewards_every_improvement():
+    right = list(range(1, 9))
+    shuffled = right[:]
+    random.Random(0).shuffle(shuffled)
+    last = -1.0
+    for fixed in range(len(right) + 1):
+        answer = " ".join(map(str, right[:fixed] + [0] * (len(right) - fixed)))
+        got = score(
+            rft.evaluators.PositionShare(), prompt=f"Sort: {shuffled}", completion=answer, reference=right
+        )
+        assert got.value > last
+        last = got.value
+    assert last == 1.0
