@@ -7,6 +7,7 @@ is a fake that ships for tests.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,6 +80,10 @@ class Engine(Protocol):
 
         Raises EngineError when the engine has died, ValueError when the prompt does not fit.
         """
+        ...
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Holds the engine between two steps; requests wait."""
         ...
 
     def close(self) -> None:

@@ -180,7 +180,7 @@ class Weights:
             )
         return parity
 
-    def fall_back(self, reason: str) -> None:
+    def fall_back(self, reason: str) -> Parity:
         """Leaves a way that stopped holding for the next one, proved anew.
 
         Raises:
@@ -189,12 +189,11 @@ class Weights:
         self.refused[self.mode] = reason
         if self.mode != "shared":
             raise BindingError(f"publishing by {self.mode} stopped holding: {reason}")
-        log.warning("shared weights stopped holding (%s); publishing by copy from now on", reason)
         for _, parameter in self.policy.base_parameters():
             parameter.data = parameter.data.clone()
         self.mode = "copy"
         self.publish(self.engine.version)
-        self.check()
+        return self.check()
 
     def close(self) -> None:
         """Removes the published adapter's files."""

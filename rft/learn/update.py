@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -79,13 +80,13 @@ class Updater:
         if algorithm.beta != 0.0 and reference is None and not hasattr(model, "disable_adapter"):
             raise ValueError("algorithm.beta is not 0: give a reference model, or train an adapter")
         self._model, self._reference = model, reference
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._algorithm, self._train = algorithm, train
         self._temperature = temperature
         self._max_completion_tokens = max_completion_tokens
         self._abilities = abilities
         self._autocast = autocast
-        self._device = next(model.parameters()).device
+        self.device = next(model.parameters()).device
         mismatch = algorithm.mismatch
         self._config = LossConfig(
             epsilon_low=algorithm.epsilon,
@@ -96,8 +97,14 @@ class Updater:
             mismatch_clip_max=mismatch.clip_max,
         )
 
-    def update(self, batch: Batch) -> UpdateStats:
-        """Runs the passes and optimizer steps for one batch with credit assigned; changes the model in place."""
+    def update(
+        self, batch: Batch, *, writing: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> UpdateStats:
+        """Runs the passes and optimizer steps for one batch with credit assigned; changes the model in place.
+
+        Args:
+            writing: held around each optimizer step, for whoever else reads the parameters.
+        """
         stats = UpdateStats()
         algorithm = self._algorithm
         minibatches = [part for part in batch.minibatches(algorithm.minibatches) if batch.trains_S[part].any()]
@@ -107,7 +114,7 @@ class Updater:
         seen = _Seen()
         for _ in range(algorithm.num_iterations):
             for members in minibatches:
-                self._step(batch, members, old_N, ref_N, stats, seen)
+                self._step(batch, members, old_N, ref_N, stats, seen, writing)
         stats.loss /= max(1, stats.steps + stats.steps_skipped)
         stats.metrics = seen.metrics(batch, ref_N, self._config)
         return stats
@@ -142,6 +149,7 @@ class Updater:
         ref_N: Tensor | None,
         stats: UpdateStats,
         seen: _Seen,
+        writing: Callable[[], AbstractContextManager[None]],
     ) -> None:
         weights_N = self._weights(batch, members)
         self._model.train()
@@ -151,12 +159,12 @@ class Updater:
             policy_M, entropy_M = self._forward(self._model, row)
             loss = policy_loss(
                 policy_M,
-                old_logprobs_N=policy_M.detach() if old_N is None else old_N[index_M].to(self._device),
-                sampler_logprobs_N=batch.sampler_logprobs_N[index_M].to(self._device),
-                advantages_N=batch.advantages_N[index_M].to(self._device),
-                weights_N=weights_N[index_M].to(self._device),
-                sequence_N=batch.sequence_N[index_M].to(self._device),
-                ref_logprobs_N=None if ref_N is None else ref_N[index_M].to(self._device),
+                old_logprobs_N=policy_M.detach() if old_N is None else old_N[index_M].to(self.device),
+                sampler_logprobs_N=batch.sampler_logprobs_N[index_M].to(self.device),
+                advantages_N=batch.advantages_N[index_M].to(self.device),
+                weights_N=weights_N[index_M].to(self.device),
+                sequence_N=batch.sequence_N[index_M].to(self.device),
+                ref_logprobs_N=None if ref_N is None else ref_N[index_M].to(self.device),
                 config=self._config,
             )
             forwarded = self._now()
@@ -168,7 +176,8 @@ class Updater:
             stats.row_tokens += row.token_ids_T.numel()
             seen.add(index_M, policy_M, entropy_M, old_N)
         started = self._now()
-        step = self._optimizer.step()
+        with writing():
+            step = self.optimizer.step()
         stats.optimizer_s += self._now() - started
         stats.steps += step.applied
         stats.steps_skipped += not step.applied
@@ -199,17 +208,17 @@ class Updater:
         )
 
     def _forward(self, model: nn.Module, row: MicroBatch) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             return policy_logprobs(
                 model,
-                row.to(self._device),
+                row.to(self.device),
                 temperature=self._temperature,
                 chunk=self._train.logit_chunk,
                 chunked_head=self._abilities.chunked_head,
             )
 
     def _now(self) -> float:
-        if self._device.type != "cpu":
+        if self.device.type != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rft.errors import ModelError
 from rft.recipe.schema import ModelSpec
@@ -56,14 +56,19 @@ class Policy:
         self.adapter = adapter
 
     @classmethod
-    def load(cls, spec: ModelSpec, folder: Path, *, dtype: str, device: str = "cpu") -> Policy:
+    def load(
+        cls, spec: ModelSpec, folder: Path, *, dtype: str, device: str = "cpu", weights_from: Path | None = None
+    ) -> Policy:
         """Loads `folder` as `dtype` and adds the recipe's adapter.
+
+        Args:
+            weights_from: a checkpoint of this model: all its weights, or its adapter's.
 
         Raises ModelError for an architecture that transformers does not know as a causal language model.
         """
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                folder,
+                weights_from if weights_from is not None and spec.adapter is None else folder,
                 dtype=getattr(torch, dtype),
                 attn_implementation="sdpa",
                 trust_remote_code=spec.trust_remote_code,
@@ -72,7 +77,7 @@ class Policy:
             raise ModelError(f"transformers cannot load {spec.source}: {str(error).splitlines()[0]}") from error
         model.config.use_cache = False
         if spec.adapter is not None:
-            model = _with_adapter(model, spec)
+            model = _with_adapter(model, spec, weights_from)
         if spec.gradient_checkpointing:
             model.enable_input_require_grads()  # else nothing upstream of the first checkpoint needs a gradient
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -116,23 +121,23 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def architecture(folder: Path) -> str:
-    """The model type of a folder's config, e.g. "llama"."""
-    return str(AutoConfig.from_pretrained(folder).model_type)
-
-
-def _with_adapter(model: nn.Module, spec: ModelSpec) -> nn.Module:
-    from peft import LoraConfig, get_peft_model
+def _with_adapter(model: nn.Module, spec: ModelSpec, weights_from: Path | None) -> nn.Module:
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     assert spec.adapter is not None
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=spec.adapter.rank,
-        lora_alpha=spec.adapter.alpha,
-        lora_dropout=spec.adapter.dropout,
-        target_modules=spec.adapter.targets,
-    )
+    if weights_from is not None:
+        return PeftModel.from_pretrained(model, weights_from, is_trainable=True)  # type: ignore[arg-type]  # as below
     try:
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=spec.adapter.rank,
+            lora_alpha=spec.adapter.alpha,
+            lora_dropout=spec.adapter.dropout,
+            target_modules=spec.adapter.targets,
+            **spec.adapter.args,
+        )
         return get_peft_model(model, config)  # type: ignore[arg-type]  # peft types it as PreTrainedModel
+    except TypeError as error:
+        raise ModelError(f"model.adapter.args: {error}") from error
     except ValueError as error:
         raise ModelError(f"model.adapter.targets: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
@@ -12,24 +12,11 @@ from rich.text import Text
 
 from rft.runs.view import duration
 
+if TYPE_CHECKING:
+    from rft.stats import Estimate  # scipy behind it is slow to import
+
 _LONGEST = 300
 """Characters of a prompt or an answer that are shown."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95 % interval.
-
-    >>> str(Estimate(0.31, 0.25, 0.37))
-    '0.310 [0.250, 0.370]'
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,250 @@
+"""Builds what a recipe names: data, engine, policy, their bond, evaluator, server. Cheap mistakes first.
+
+Everything that can be wrong without loading a model is looked at before one is loaded; every part that
+needs closing is closed in reverse order, whatever happens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft import background
+from rft.data.fit import fit_prompts
+from rft.data.order import TaskOrder
+from rft.data.split import load_split
+from rft.engine.open import open_engine, prepare_process
+from rft.evaluator import Evaluator
+from rft.models.memory import needed_memory_gb, num_parameters, require_memory
+from rft.models.source import locate
+from rft.recipe.resolve import resolve_environment, resolve_evaluator
+from rft.recipe.schema import Recipe
+from rft.rollout.play import Player
+from rft.runs.view import View
+from rft.scoring.health import FailureWatch
+from rft.scoring.runner import ScoringRunner
+from rft.types import Task
+
+if TYPE_CHECKING:
+    from rft.engine.vllm import VLLMEngine
+    from rft.engine.weights import Weights
+    from rft.learn.update import Updater
+    from rft.models.policy import Policy
+
+log = logging.getLogger("rft")
+
+_SERVED_CONTEXT = 2048  # tokens; clients of the endpoint ask more than the recipe's own tasks
+_MOST_SEQUENCES = 256
+
+
+@dataclass
+class Parts:
+    """A recipe, alive."""
+
+    recipe: Recipe
+    order: TaskOrder
+    heldout: list[Task]
+    engine: VLLMEngine
+    policy: Policy
+    weights: Weights
+    updater: Updater
+    player: Player
+    runner: ScoringRunner
+    watch: FailureWatch
+
+
+@contextmanager
+def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) -> Iterator[Parts]:
+    """Opens every part and closes them again.
+
+    Args:
+        weights_from: a checkpoint's folder, to go on from, instead of the recipe's model.
+
+    Raises UserError for what the recipe, the data or the machine make impossible, EngineError when no way
+    of publishing weights holds.
+    """
+    with ExitStack() as stack:
+        evaluator = resolve_evaluator(recipe.evaluator)
+        make_environment = resolve_environment(recipe.environment)
+        sock = _listen(recipe, view, stack)
+        view.phase("reading data")
+        split = load_split(recipe.data, num_heldout=recipe.eval.tasks, seed=recipe.seed, requires=evaluator.requires)
+        for note in split.notes:
+            view.note(note)
+
+        view.phase("loading model")
+        prepare_process()
+        import torch
+
+        from rft.engine.weights import bind
+        from rft.learn.probe import probe
+        from rft.learn.update import Updater, build_optimizer
+        from rft.models.policy import Policy, load_tokenizer, pick_dtype
+        from rft.rollout.conversation import ChatTemplate
+
+        torch.manual_seed(recipe.seed)
+        folder = locate(recipe.model.source, revision=recipe.model.revision)
+        dtype = pick_dtype(recipe.model.dtype)
+        engine_dtype = dtype if recipe.engine.dtype == "auto" else recipe.engine.dtype
+        _require_room(recipe, folder, dtype, engine_dtype)
+        template = ChatTemplate(load_tokenizer(folder, recipe.model))
+        limit = _context_limit(recipe, folder)
+        heldout, train, context = _fitting(recipe, view, template, split.heldout, split.train, limit)
+
+        engine = open_engine(
+            recipe.engine,
+            folder if weights_from is None or recipe.model.adapter else weights_from,
+            dtype=engine_dtype,
+            max_model_len=max(context, min(limit, _SERVED_CONTEXT)) if recipe.serve else context,
+            max_num_seqs=_sequences(recipe),
+            seed=recipe.seed,
+            plain_weights=True,
+            served_name=recipe.name,
+            lora_rank=recipe.model.adapter.rank if recipe.model.adapter else None,
+            trust_remote_code=recipe.model.trust_remote_code,
+        )
+        stack.callback(engine.close)
+        view.phase("binding weights")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        policy = Policy.load(recipe.model, folder, dtype=dtype, device=device, weights_from=weights_from)
+        weights = bind(
+            engine,
+            policy,
+            publish=recipe.engine.publish,
+            tolerance=recipe.engine.parity_tolerance or (1e-4 if dtype == engine_dtype == "float32" else 0.15),
+            probe_ids=[template.opening(task.prompt) for task in train[:2]],
+            note=view.note,
+        )
+        stack.callback(weights.close)
+        abilities = probe(policy.model, share_prompts=recipe.train.share_prompts, longest=context)
+        for reason in abilities.reasons:
+            view.note(f"update: {reason}")
+        updater = Updater(
+            policy.model,
+            build_optimizer(policy.model, recipe.algorithm, recipe.train),
+            recipe.algorithm,
+            recipe.train,
+            temperature=recipe.rollout.temperature,
+            max_completion_tokens=context,
+            abilities=abilities,
+            autocast=dtype == "float32" and engine_dtype == "bfloat16",
+            reference=_reference(recipe, folder, dtype, device),
+        )
+        if sock is not None:
+            _serve(recipe, engine, sock, view, stack)
+        runner = _score_with(evaluator, stack)
+        yield Parts(
+            recipe=recipe,
+            order=TaskOrder(train, seed=recipe.seed, shuffle=recipe.data.shuffle),
+            heldout=heldout,
+            engine=engine,
+            policy=policy,
+            weights=weights,
+            updater=updater,
+            player=Player(engine, template, make_environment, recipe.rollout, max_total_tokens=context),
+            runner=runner,
+            watch=FailureWatch(recipe.train.max_failure_rate, recipe.train.max_bugs),
+        )
+
+
+def _score_with(evaluator: Evaluator, stack: ExitStack) -> ScoringRunner:
+    runner = ScoringRunner(evaluator)
+    background.run(runner.setup())
+    stack.callback(lambda: background.run(runner.close()))
+    return runner
+
+
+def _listen(recipe: Recipe, view: View, stack: ExitStack) -> Any:
+    """The endpoint's socket, taken before anything slow: a port in use should cost a second."""
+    if recipe.serve is None:
+        return None
+    from rft.serve.server import listen
+
+    sock = listen(recipe.serve, view.note)
+    stack.callback(sock.close)
+    return sock
+
+
+def _serve(recipe: Recipe, engine: VLLMEngine, sock: Any, view: View, stack: ExitStack) -> None:
+    from rft.serve.app import build
+    from rft.serve.server import Server
+
+    spec = recipe.serve
+    assert spec is not None
+    server = Server(
+        lambda: build(engine, spec, recipe.name, chat_template=_path(recipe.model.chat_template)), sock
+    )
+    server.start()
+    stack.callback(server.stop)
+    view.note(f"serving {spec.model_name or recipe.name} on {server.url}/v1")
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _require_room(recipe: Recipe, folder: Path, dtype: str, engine_dtype: str) -> None:
+    import torch
+
+    adapter = recipe.model.adapter
+    total = num_parameters(folder)
+    need = needed_memory_gb(
+        total,
+        train_dtype=dtype,
+        engine_dtype=engine_dtype,
+        master_weights=recipe.train.optimizer.master_weights and adapter is None,
+        # An adapter on every linear layer of rank r is about 2 r / hidden size of the model.
+        adapter_params=total * adapter.rank // 256 if adapter else 0,
+        kv_cache_gb=recipe.engine.kv_cache_gb or 0.0,
+    )
+    free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else None
+    require_memory(need, available_gb=free)
+
+
+def _reference(recipe: Recipe, folder: Path, dtype: str, device: str) -> Any:
+    """The frozen starting model for a KL term; an adapter's base serves as its own."""
+    if recipe.algorithm.beta == 0.0 or recipe.model.adapter is not None:
+        return None
+    from rft.models.policy import Policy
+
+    return Policy.load(recipe.model, folder, dtype=dtype, device=device).model.requires_grad_(False).eval()
+
+
+def _context_limit(recipe: Recipe, folder: Path) -> int:
+    """Tokens a sequence may have at most, by the model or the recipe."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code).get_text_config()
+    own = int(getattr(config, "max_position_embeddings", 1 << 20))
+    return min(own, recipe.engine.max_model_len or own, recipe.rollout.max_total_tokens or own)
+
+
+def _fitting(
+    recipe: Recipe, view: View, template: Any, heldout: list[Task], train: list[Task], limit: int
+) -> tuple[list[Task], list[Task], int]:
+    """Tasks that fit, and the tokens that prompt and answers need together."""
+    spec = recipe.rollout
+    room = limit - spec.max_new_tokens
+    kept = []
+    longest = 0
+    for name, tasks in (("held-out", heldout), ("training", train)):
+        fitting, dropped = fit_prompts(tasks, template.count, room)
+        if dropped.count:
+            view.note(f"{name}: {dropped}")
+        longest = max(longest, min(dropped.longest, room))
+        kept.append(fitting)
+    if recipe.environment.use == "single_turn":
+        context = longest + spec.max_new_tokens
+    else:  # every turn may be answered at length
+        context = longest + spec.max_turns * (2 * spec.max_new_tokens)
+    return kept[0], kept[1], min(context, limit)
+
+
+def _sequences(recipe: Recipe) -> int:
+    """Requests decoded together: a whole step, and some more for those who ask over HTTP."""
+    step = recipe.train.prompts_per_step * recipe.rollout.group_size
+    return min(max(step, 32), _MOST_SEQUENCES) + (16 if recipe.serve else 0)

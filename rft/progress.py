@@ -1,0 +1,78 @@
+"""How far a run has come, in memory and in a checkpoint: the step, the data's order, the optimizer.
+
+A checkpoint's root is a plain Hugging Face folder (or peft's, for an adapter); `trainer/` beside it holds
+what going on needs. Seeds of rollouts come from the step, so nothing else has a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft.data.order import TaskOrder
+from rft.errors import RunError
+from rft.recipe.schema import Recipe
+from rft.runs.checkpoint import checkpoints, read_trainer_state, save_checkpoint, verify
+from rft.runs.files import to_json
+from rft.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rft.learn.update import Updater
+    from rft.models.policy import Policy
+
+_OPTIMIZER = "optimizer.pt"
+
+
+@dataclass
+class Progress:
+    """Completed steps, and the checkpoint they come from when a run goes on."""
+
+    step: int = 0
+    checkpoint: Path | None = None
+    order_state: dict[str, Any] | None = None
+
+    @classmethod
+    def newest(cls, run: RunFolder) -> Progress:
+        """From the newest checkpoint that is whole and can be gone on with; damaged ones are passed over.
+
+        Raises RunError when there is none.
+        """
+        damage = []
+        for path in reversed(checkpoints(run)):
+            try:
+                verify(path)
+                state = read_trainer_state(path)
+                if not (path / "trainer" / _OPTIMIZER).is_file():
+                    raise RunError(f"{path} was saved without its optimizer (train.checkpoint.optimizer: false)")
+                return cls(step=state["step"], checkpoint=path, order_state=state["order"])
+            except RunError as error:
+                damage.append(str(error))
+        why = f": {'; '.join(damage)}" if damage else ""
+        raise RunError(f"run {run.id} has no checkpoint to go on from{why}")
+
+    def restore(self, order: TaskOrder, updater: Updater) -> None:
+        """Puts data and optimizer where the checkpoint left them; nothing to do for a fresh run."""
+        if self.checkpoint is None or self.order_state is None:
+            return
+        import torch
+
+        order.restore(self.order_state)
+        path = self.checkpoint / "trainer" / _OPTIMIZER
+        updater.optimizer.load_state_dict(torch.load(path, map_location=updater.device, weights_only=True))
+
+    def save(self, run: RunFolder, order: TaskOrder, updater: Updater, policy: Policy, recipe: Recipe) -> Path:
+        """Writes `checkpoints/step-N/`; see `rft.runs.checkpoint.save_checkpoint` for what it promises."""
+        import torch
+
+        def write_model(folder: Path) -> None:
+            policy.save(folder)
+            about = {"step": self.step, "weight_version": self.step, "base": recipe.model.source, "run": run.id}
+            (folder / "rft.json").write_text(to_json(about) + "\n")
+
+        def write_trainer(folder: Path) -> None:
+            if recipe.train.checkpoint.optimizer:
+                torch.save(updater.optimizer.state_dict(), folder / _OPTIMIZER)
+
+        state = {"step": self.step, "order": order.state()}
+        return save_checkpoint(run, self.step, write_model, state, recipe.train.checkpoint.keep, write_trainer)

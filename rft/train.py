@@ -1,0 +1,256 @@
+"""THE PAGE: the whole algorithm, top to bottom.
+
+    tasks -> rollouts (engine + environment) -> scores (evaluator) -> advantages -> update -> weights -> tasks
+
+P prompts become P groups of G rollouts; scores become advantages relative to the group; clipped passes
+change the policy; the engine samples the next step with the same weights. What each step decides stands
+in its own room: rollout/, scoring/, learn/, engine/, runs/.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from rft import background
+from rft.assemble import Parts, assemble
+from rft.errors import RunStopped
+from rft.progress import Progress
+from rft.recipe.load import dump_recipe
+from rft.recipe.schema import Recipe
+from rft.rollout.collect import collect
+from rft.runs.folder import RunFolder, State
+from rft.runs.memory import peak_rss_gb
+from rft.runs.quiet import Quiet
+from rft.runs.signals import StopRequest
+from rft.runs.summary import Answer, Summary
+from rft.runs.view import View
+from rft.stats import Estimate, mean_interval, paired_difference
+from rft.types import Group, Task
+
+_ANSWERS_SHOWN = 5
+
+
+def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug: bool = False) -> Summary:
+    """Trains until `recipe.train.steps`, a stop signal, or too many failed evaluations.
+
+    Args:
+        view: shows progress; entered and left here.
+        resume: a run to go on with, from its newest sound checkpoint.
+        debug: leave the libraries' output on the terminal.
+
+    Raises UserError for wrong input, RunStopped when the run stopped itself (after a checkpoint).
+    """
+    started = time.perf_counter()
+    run = resume or RunFolder.create(recipe.train.output_dir, recipe.name, dump_recipe(recipe))
+    progress = Progress.newest(run) if resume else Progress()
+    with view, _status(run, recipe, progress), Quiet(run.log_path, debug=debug), StopRequest(view.note) as stop:
+        with assemble(recipe, view, weights_from=progress.checkpoint) as parts:
+            # torch is imported with the parts, after the process is prepared for it
+            from rft.learn.advantage import assign_credit
+            from rft.learn.batch import to_batch
+            from rft.steplog import step_metrics
+
+            progress.restore(parts.order, parts.updater)
+            parts.weights.publish(progress.step)
+            before = after = _judge(parts, run, view, progress.step, "before")
+            for step in range(progress.step, recipe.train.steps):
+                clock = _Clock()
+                tasks_P = parts.order.take(recipe.train.prompts_per_step)
+
+                # 1 roll out and score, overlapped
+                view.phase("rollout")
+                groups_P = _roll_out(parts, tasks_P, view, seed_parts=(recipe.seed, step))
+                clock.lap("rollout")
+
+                # 2 tokens and masks, in one place
+                view.phase("update")
+                batch = to_batch(
+                    groups_P,
+                    mask_truncated=recipe.rollout.truncated == "mask",
+                    min_valid=recipe.rollout.min_valid,
+                    keep_constant=recipe.algorithm.beta > 0,
+                )
+
+                # 3 credit, relative to the group
+                batch = assign_credit(batch, recipe.algorithm.scale_rewards)
+
+                # 4 clipped passes; shared weights are written while the engine holds still
+                stats = parts.updater.update(batch, writing=partial(parts.weights.writing, step + 1))
+                clock.lap("update")
+
+                # 5 the same weights sample the next step, and serve
+                view.phase("publish")
+                published = parts.weights.publish(step + 1)
+                clock.lap("publish")
+
+                # 6 write down, judge, save
+                progress.step = step + 1
+                metrics = step_metrics(groups_P, batch.stats, stats, published, clock.seconds)
+                metrics |= _parity(parts, view, progress.step)
+                run.write_rollouts(progress.step, groups_P)
+                trouble = _trouble(parts, groups_P)
+                last = progress.step == recipe.train.steps or stop.requested or trouble is not None
+                if last or _due(recipe.eval.every, progress.step):
+                    after = _judge(parts, run, view, progress.step, f"step {progress.step}") if not trouble else after
+                    metrics |= after.metrics()
+                run.record(progress.step, metrics)
+                view.step(metrics, progress.step)
+                if last or _due(recipe.train.checkpoint.every, progress.step):
+                    view.phase("checkpoint")
+                    progress.save(run, parts.order, parts.updater, parts.policy, recipe)
+                if trouble is not None:
+                    raise RunStopped(f"{trouble}; step {progress.step} is saved, {_go_on(run)}")
+                if stop.requested and progress.step < recipe.train.steps:
+                    view.note(f"stopped after step {progress.step} of {recipe.train.steps}; {_go_on(run)}")
+                    break
+    summary = _summary(run, progress.step, time.perf_counter() - started, before, after)
+    run.write_report(summary.to_markdown())
+    return summary
+
+
+# --- below the page: what its words mean, no decisions ------------------------------------------------
+
+
+def _roll_out(
+    parts: Parts, tasks_P: Sequence[Task], view: View, *, seed_parts: Sequence[object], heldout: bool = False
+) -> list[Group]:
+    recipe = parts.recipe
+    return background.run(
+        collect(
+            parts.player,
+            parts.runner.score,
+            tasks_P,
+            group_size=recipe.eval.samples if heldout else recipe.rollout.group_size,
+            seed_parts=seed_parts,
+            temperature=recipe.eval.temperature if heldout else recipe.rollout.temperature,
+            settle=parts.runner.settle,
+            on_progress=view.progress,
+        )
+    )
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase since it was made; "step" is all of them."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"step": 0.0})
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = now - self.last
+        self.seconds["step"] += now - self.last
+        self.last = now
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Held-out groups and what they say; `by_task` leaves out tasks without a single score."""
+
+    groups: Sequence[Group]
+
+    @property
+    def by_task(self) -> dict[str, float]:
+        scored = {group.id: [float(score) for score in group.scores if score.ok] for group in self.groups}
+        return {group_id: sum(values) / len(values) for group_id, values in scored.items() if values}
+
+    @property
+    def estimate(self) -> Estimate | None:
+        return mean_interval(list(self.by_task.values())) if self.by_task else None
+
+    def metrics(self) -> dict[str, float]:
+        if self.estimate is None:
+            return {}
+        return {
+            "heldout/mean": self.estimate.mean,
+            "heldout/low": self.estimate.low,
+            "heldout/high": self.estimate.high,
+        }
+
+
+def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> _Judged:
+    view.phase("held-out")
+    # The same seeds each time: what changes between two evaluations is the policy.
+    judged = _Judged(_roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True))
+    run.write_rollouts(step, judged.groups, split="heldout")
+    run.event("heldout", step=step, when=when, **judged.metrics())
+    if judged.estimate is not None:
+        view.heldout(judged.estimate.mean, judged.estimate.low, judged.estimate.high, when)
+    return judged
+
+
+def _parity(parts: Parts, view: View, step: int) -> dict[str, float]:
+    """Proves the weights again where it is due; a bond that broke is replaced by the next."""
+    if not _due(parts.recipe.engine.parity_every, step):
+        return {}
+    from rft.engine.weights import BindingError
+
+    try:
+        parity = parts.weights.check()
+    except BindingError as error:
+        parity = parts.weights.fall_back(str(error))
+        view.note(f"step {step}: publishing by {parts.weights.mode} from now on: {error}")
+    return {"parity/mean": parity.mean, "parity/max": parity.max}
+
+
+def _trouble(parts: Parts, groups: Sequence[Group]) -> str | None:
+    for group in groups:
+        for score in group.scores:
+            parts.watch.record(score)
+    return parts.watch.reason()
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _go_on(run: RunFolder) -> str:
+    return f"go on with: rft train --resume {run.path}"
+
+
+@contextmanager
+def _status(run: RunFolder, recipe: Recipe, progress: Progress) -> Iterator[None]:
+    """Leaves in the run folder how the run ended."""
+    steps = recipe.train.steps
+    run.set_status("running", step=progress.step, steps=steps)
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.set_status("stopped", step=progress.step, steps=steps, message="interrupted")
+        raise
+    except Exception as error:
+        state: State = "stopped" if isinstance(error, RunStopped) else "failed"
+        run.set_status(state, step=progress.step, steps=steps, message=str(error))
+        raise
+    run.set_status("finished" if progress.step >= steps else "stopped", step=progress.step, steps=steps)
+
+
+def _summary(run: RunFolder, steps: int, seconds: float, before: _Judged, after: _Judged) -> Summary:
+    both = [name for name in before.by_task if name in after.by_task]
+    difference = None
+    if both:
+        difference = paired_difference([after.by_task[name] for name in both], [before.by_task[name] for name in both])
+    answers = [
+        Answer(
+            prompt=old.task.messages[-1].content,
+            before=old.rollouts[0].text,
+            after=new.rollouts[0].text,
+            reward_before=old.scores[0].value,
+            reward_after=new.scores[0].value,
+        )
+        for old, new in zip(before.groups[:_ANSWERS_SHOWN], after.groups, strict=False)
+    ]
+    return Summary(
+        run=str(run.path),
+        steps=steps,
+        seconds=seconds,
+        peak_rss_gb=peak_rss_gb(),
+        heldout_before=before.estimate,
+        heldout_after=after.estimate,
+        difference=difference,
+        answers=answers,
+    )
