@@ -7,18 +7,20 @@ a user's error (one line, no traceback), 1 for everything else, 130 after Ctrl-C
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rft.errors import RecipeError, RftError, UserError
+from rft.errors import RecipeError, RftError, RunError, UserError
 
 # Plain help, not boxes: it pipes, greps and pastes.
 app = typer.Typer(
@@ -34,6 +36,10 @@ app.add_typer(
 )
 app.add_typer(runs, name="runs", help="Look at runs.", epilog="Example: rft runs show quickstart")
 
+if TYPE_CHECKING:
+    from rft.recipe.schema import EngineSpec, Recipe, ServeSpec
+    from rft.runs.folder import RunFolder
+
 _STACK = ("torch", "transformers", "vllm", "peft", "accelerate", "datasets")
 _LONGEST = 400
 
@@ -42,6 +48,15 @@ RecipeName = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to set, e.g. train.steps=5.")
+]
+ServeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--serve", metavar="[HOST]:PORT", help="Serve the weights over the OpenAI API while they are trained."
+    ),
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A path, an id, or a recipe's name for its newest run.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 OutputDir = Annotated[str, typer.Option("--output-dir", metavar="DIR", help="Where runs are kept.")]
@@ -120,30 +135,50 @@ def train(
     context: typer.Context,
     recipe: RecipeName,
     overrides: Overrides = None,
-    serve: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[HOST]:PORT", help="Serve the weights over the OpenAI API while they are trained."
-        ),
-    ] = None,
+    serve: ServeOption = None,
     as_json: Json = False,
 ) -> None:
     """Train a model with an evaluator. Ctrl-C finishes the step and saves; a second Ctrl-C stops at once."""
-    import contextlib
-
     from rft.recipe.load import load_recipe
+
+    _train(
+        load_recipe(recipe, [*(overrides or ()), *_serve_overrides(serve)]), None, as_json, bool(context.obj)
+    )
+
+
+@app.command(epilog="Example: rft resume quickstart train.steps=200")
+def resume(
+    context: typer.Context,
+    run: RunName,
+    overrides: Overrides = None,
+    serve: ServeOption = None,
+    output_dir: OutputDir = "runs",
+    as_json: Json = False,
+) -> None:
+    """Go on with a run from its newest checkpoint, with the recipe it was started with."""
+    from rft.recipe.load import load_recipe
+    from rft.runs.folder import RunFolder
+
+    folder = RunFolder.open(run, output_dir)
+    if folder.status.word == "running":
+        raise RunError(f"{folder.path} is still running, as process {folder.status.pid}; stop that first")
+    recipe = load_recipe(folder.recipe_path, [*(overrides or ()), *_serve_overrides(serve)])
+    _train(recipe, folder, as_json, bool(context.obj))
+
+
+def _train(recipe: Recipe, resumed: RunFolder | None, as_json: bool, debug: bool) -> None:
     from rft.runs.files import to_json
     from rft.runs.quiet import reserved_stdout, terminal
     from rft.runs.view import View
 
-    loaded = load_recipe(recipe, [*(overrides or ()), *_serve_overrides(serve)])
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
         console = Console(file=terminal("stderr") if as_json else out, highlight=False)
         from rft.train import train as run
 
-        view = View(loaded.train.steps, plain=True if as_json or context.obj else None, console=console)
-        summary = run(loaded, view=view, debug=bool(context.obj))
+        # The libraries' output, which --debug lets through, would tear a live table.
+        view = View(recipe.train.steps, plain=True if as_json or debug else None, console=console)
+        summary = run(recipe, view=view, resume=resumed, debug=debug)
         console.print(summary)
         if as_json:
             print(to_json(summary.to_json()), file=out)
@@ -158,6 +193,58 @@ def _serve_overrides(address: str | None) -> list[str]:
         raise UserError(f"--serve takes [HOST]:PORT, for example :8000, got {address!r}")
     host = host.removeprefix("[").removesuffix("]")
     return [f"serve.port={port}"] + ([f"serve.host='{host}'"] if host else [])
+
+
+@app.command(epilog="Example: rft serve quickstart serve.port=9000 serve.api_key_env=MY_KEY")
+def serve(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(help="A run, a checkpoint or a model: what `rft train` made or takes.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Keys below serve. and engine., as in a recipe."),
+    ] = None,
+    output_dir: OutputDir = "runs",
+) -> None:
+    """Serve a model over the OpenAI API until Ctrl-C."""
+    from rft.runs.quiet import terminal
+    from rft.serve.run import serve as run
+
+    listen, engine = _serving(overrides or ())
+    out = terminal("stdout")
+    run(
+        target,
+        listen,
+        engine,
+        output_dir=output_dir,
+        say=lambda text: print(text, file=out, flush=True),
+        debug=bool(context.obj),
+    )
+
+
+def _serving(overrides: Sequence[str]) -> tuple[ServeSpec, EngineSpec]:
+    """The two sections of a recipe that serving needs, from overrides alone. Raises RecipeError."""
+    from pydantic import ValidationError, create_model
+
+    from rft.recipe.draft import make_draft
+    from rft.recipe.keys import nearest_key
+    from rft.recipe.problems import from_pydantic
+    from rft.recipe.schema import EngineSpec, Section, ServeSpec
+
+    def nearest(path: str) -> str | None:
+        near = nearest_key(path)
+        return near if near and near.startswith(("serve.", "engine.")) else None
+
+    draft = make_draft("rft serve", Path.cwd(), "{}", overrides)
+    sections = create_model("Sections", __base__=Section, serve=(ServeSpec, {}), engine=(EngineSpec, {}))
+    try:
+        found: Any = sections.model_validate(draft.data)
+    except ValidationError as error:
+        draft.blame(from_pydantic(error, draft.data, "", nearest))
+    if draft.problems:
+        raise RecipeError(draft.source, draft.problems)
+    return found.serve, found.engine
 
 
 @recipes.command("check", epilog="Example: rft recipe check mine.yaml train.steps=5")
@@ -238,7 +325,7 @@ def runs_list(output_dir: OutputDir = "runs", as_json: Json = False) -> None:
 
 @runs.command("show", epilog="Example: rft runs show quickstart")
 def runs_show(
-    run: Annotated[str, typer.Argument(help="A path, an id, or a recipe's name for its newest run.")],
+    run: RunName,
     output_dir: OutputDir = "runs",
     as_json: Json = False,
 ) -> None:

@@ -11,8 +11,10 @@ import typer.main
 
 from rft.cli import app, main
 from rft.errors import EngineError, RunStopped
+from rft.recipe.load import dump_recipe, load_recipe
 from rft.runs.folder import RunFolder
-from rft.runs.summary import Estimate, Summary
+from rft.runs.summary import Summary
+from rft.stats import Estimate
 
 RFT = Path(sys.executable).parent / "rft"
 RECIPE = """\
@@ -248,6 +250,71 @@ def test_json_leaves_stdout_to_one_line_whatever_training_prints(recipe, trainin
     assert shown.out.count("\n") == 1
     for text in ("python chatter", "C chatter", "a note", "held-out after"):
         assert text in shown.err
+
+
+# ---- resume
+
+
+@pytest.fixture
+def stopped(recipe):
+    run = RunFolder.create("runs", "sort", dump_recipe(load_recipe(recipe)))
+    (run.checkpoints_path / "step-000003").mkdir()
+    run.set_status("stopped", step=3, steps=7)
+    return run
+
+
+def test_resume_goes_on_in_the_same_folder_with_the_recipe_of_the_run(stopped, training, recipe):
+    Path(recipe).write_text("changed since")
+    assert rft("resume", "sort", "train.steps=9", "--serve", ":0") == 0
+    assert training.options["resume"].path == stopped.path
+    assert (training.recipe.name, training.recipe.train.steps, training.recipe.serve.port) == ("sort", 9, 0)
+
+
+def test_a_run_that_is_still_running_is_not_resumed(stopped, training, capsys):
+    stopped.set_status("running", step=3, steps=7)
+    assert rft("resume", "sort") == 2
+    assert f"still running, as process {os.getpid()}" in capsys.readouterr().err
+    assert training.recipe is None
+
+
+def test_runs_show_says_how_to_go_on_with_a_stopped_run(stopped, capsys):
+    assert rft("runs", "show", "sort") == 0
+    assert f"rft resume {stopped.path}" in capsys.readouterr().out
+    stopped.set_status("finished", step=7, steps=7)
+    assert rft("runs", "show", "sort") == 0
+    assert "rft resume" not in capsys.readouterr().out
+
+
+# ---- serve
+
+
+@pytest.fixture
+def serving(monkeypatch):
+    called = types.SimpleNamespace(target=None)
+
+    def serve(target, spec, engine, **options):
+        called.target, called.spec, called.engine, called.options = target, spec, engine, options
+        options["say"]("serving")
+
+    monkeypatch.setitem(sys.modules, "rft.serve.run", types.SimpleNamespace(serve=serve))
+    return called
+
+
+def test_serve_takes_a_target_and_keys_of_two_sections(serving, capfd):
+    assert rft("serve", "quickstart", "serve.port=0", "engine.args.seed=3", "--debug") == 0
+    assert serving.target == "quickstart"
+    assert (serving.spec.host, serving.spec.port) == ("127.0.0.1", 0)
+    assert serving.engine.args == {"seed": 3}
+    assert serving.options["debug"] is True
+    assert capfd.readouterr().out == "serving\n"
+
+
+def test_serve_tells_all_wrong_keys_at_once(serving, capsys):
+    assert rft("serve", "quickstart", "serve.prt=1", "serve.host=3", "train.steps=5", "port") == 2
+    error = capsys.readouterr().err
+    for part in ("4 mistakes", "serve.port", "serve.host", "train", "override port"):
+        assert part in error
+    assert serving.target is None
 
 
 # ---- recipe

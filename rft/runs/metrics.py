@@ -160,9 +160,23 @@ METRICS = (
         low=0.5,
         action="a few samples decide the update; lower algorithm.num_iterations or engine mismatch",
     ),
+    Metric(
+        "kl/reference", "nats/token", "KL of the policy from the starting model, which algorithm.beta weighs"
+    ),
+    Metric("update/steps", "steps", "optimizer steps taken"),
+    Metric(
+        "update/skipped",
+        "steps",
+        "optimizer steps left out because the gradient was not finite",
+        high=0,
+        action="the update is unstable; lower train.learning_rate or set model.dtype: float32",
+    ),
     Metric("learning_rate", "", "the learning rate of this step, after the schedule"),
     Metric("time/rollout_s", "s", "sampling and scoring, overlapped"),
     Metric("time/update_s", "s", "forward, backward, optimizer"),
+    Metric("time/forward_s", "s", "of the update: forward passes"),
+    Metric("time/backward_s", "s", "of the update: backward passes"),
+    Metric("time/optimizer_s", "s", "of the update: clipping and the optimizer"),
     Metric("time/publish_s", "s", "making the engine serve the new weights"),
     Metric("time/eval_s", "s", "held-out evaluation"),
     Metric("time/checkpoint_s", "s", "writing a checkpoint"),

@@ -59,7 +59,8 @@ class View:
         self._plain = wants_plain(self.console) if plain is None else plain
         self._clock = clock
         self._live: Live | None = None
-        self._done = 0
+        self.done = 0
+        """Completed steps; whoever resumes a run sets it, so that the count is right before the next step is."""
         self._metrics: Mapping[str, float] = {}
         self._rewards: list[float] = []
         self._heldout: list[tuple[str, float, float, float]] = []
@@ -107,11 +108,11 @@ class View:
         """How far the phase is, for example 41 of 64 rollouts scored."""
         self._progress = (done, total)
         if self._plain and self._clock() - self._line_since >= _HEARTBEAT_S:
-            self._print(f"step {self._done + 1}/{self.total_steps}  {self._phase} {done}/{total}")
+            self._print(f"step {self.done + 1}/{self.total_steps}  {self._phase} {done}/{total}")
 
     def step(self, metrics: Mapping[str, float], number: int | None = None) -> None:
         """A step is complete. `number` counts from 1; when unset, one more than the last."""
-        self._done = self._done + 1 if number is None else number
+        self.done = self.done + 1 if number is None else number
         self._metrics = metrics
         self._ends.append(self._clock())
         self._progress = None
@@ -122,11 +123,11 @@ class View:
                 kind = key.removeprefix("fail/")
                 self._failures = {**self._failures, kind: self._failures.get(kind, 0) + int(value)}
         if self._plain:
-            self._print("  ".join([f"step {self._done}/{self.total_steps}", *self._facts()]))
+            self._print("  ".join([f"step {self.done}/{self.total_steps}", *self._facts()]))
         for key, advice in out_of_range(metrics).items():
             if key not in self._advised:
                 self._advised.add(key)
-                self.note(f"step {self._done}: {advice}")
+                self.note(f"step {self.done}: {advice}")
 
     def heldout(self, mean: float, low: float, high: float, when: str) -> None:
         """Reward on held-out tasks with its 95 % interval; `when` is "before", "after" or "step 10"."""
@@ -141,10 +142,10 @@ class View:
     @property
     def seconds_left(self) -> float | None:
         """From the mean of the last steps, all their phases included; None before the first step ends."""
-        if not self._done or len(self._ends) < 2:
+        if not self.done or len(self._ends) < 2:
             return None
         each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        return max(0.0, each * (self.total_steps - self._done) - (self._clock() - self._ends[-1]))
+        return max(0.0, each * (self.total_steps - self.done) - (self._clock() - self._ends[-1]))
 
     def render(self) -> Group:
         """The live table as it stands."""
@@ -152,7 +153,7 @@ class View:
         table.add_column(style="dim", justify="right")
         table.add_column()
         left = self.seconds_left
-        head = f"{self._done} of {self.total_steps}" + (
+        head = f"{self.done} of {self.total_steps}" + (
             f" · {duration(left)} left" if left is not None else ""
         )
         table.add_row("step", Text(head, style="bold"))

@@ -17,6 +17,20 @@ def test_a_family_stands_for_its_members():
     assert find_metric("my/own") is None
 
 
+def test_every_key_that_training_writes_is_in_the_table():
+    import ast
+    import re
+    from pathlib import Path
+
+    import rft
+
+    page = ast.parse(Path(rft.__file__).with_name("steplog.py").read_text())
+    constants = [node.value for node in ast.walk(page) if isinstance(node, ast.Constant)]
+    keys = [text for text in constants if isinstance(text, str) and re.fullmatch(r"[a-z]+/[a-z0-9_]+", text)]
+    assert "reward/mean" in keys
+    assert [key for key in keys if find_metric(key) is None] == []
+
+
 def test_values_in_range_give_no_advice():
     assert out_of_range({"entropy": 1.2, "ratio/mean": 1.0, "loss": -3.0, "my/own": 9e9, "step": 4}) == {}
 

@@ -3,7 +3,8 @@ import json
 
 from rich.console import Console
 
-from rft.runs.summary import Answer, Estimate, Summary
+from rft.runs.summary import Answer, Summary
+from rft.stats import Estimate
 
 DONE = Summary(
     run="runs/sort/20260314-092653-k7f3",

@@ -55,8 +55,9 @@ def test_without_a_terminal_each_step_is_one_line():
 
 def test_a_resumed_run_goes_on_counting_from_its_step():
     view, text, _ = plain_view()
-    view.step(STEP, number=41)
+    view.done = 40
     view.step(STEP)
+    view.step(STEP, number=42)
     assert [line.split("  ")[0] for line in text.getvalue().splitlines()] == ["step 41/60", "step 42/60"]
 
 
