@@ -60,7 +60,7 @@ class View:
         self._clock = clock
         self._live: Live | None = None
         self.done = 0
-        """Completed steps; whoever resumes a run sets it, so that the count is right before the next step is."""
+        """Completed steps; who resumes a run sets it, so that the count is right before the next step is."""
         self._metrics: Mapping[str, float] = {}
         self._rewards: list[float] = []
         self._heldout: list[tuple[str, float, float, float]] = []
