@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.learn": {"rft.types", "rft.errors", "rft.recipe.schema"},
     "rft.runs": CONTRACTS,
     "rft.serve": CONTRACTS,
+    "rft.scaffold": {"rft.errors"},
     "rft.evaluators": CONTRACTS,
     "rft.environments": CONTRACTS,
 }
