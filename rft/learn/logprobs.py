@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from rft.learn.attention import TREES, tree_spans
 from rft.learn.packing import MicroBatch, attention_mask
 
 
@@ -70,7 +71,11 @@ def forward_inputs(base: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, 
         "position_ids": micro_batch.position_ids_T[None],
         "use_cache": False,
     }
-    if micro_batch.packing == "shared":
+    if micro_batch.packing == "shared" and base.config._attn_implementation == TREES:
+        inputs["trees"] = tree_spans(micro_batch)
+        # A 4-D mask is handed through as it is: this one keeps transformers from building its own.
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=micro_batch.tree_T.device)
+    elif micro_batch.packing == "shared":
         mask_TT = attention_mask(micro_batch)
         if base.config._attn_implementation == "eager":
             # Eager attention adds its mask to the scores.
@@ -103,11 +108,11 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for start in range(0, hidden_MD.shape[0], chunk):
             part = slice(start, start + chunk)
             logits_CV = _logits(hidden_MD[part], weight_VD, temperature)
-            normaliser_M[part] = torch.logsumexp(logits_CV, dim=-1)
-            logprobs_M[part] = logits_CV.gather(-1, target_ids_M[part, None])[:, 0] - normaliser_M[part]
-            # Entropy is the normaliser minus the expected logit; the expectation needs no second buffer.
-            probabilities_CV = (logits_CV - normaliser_M[part, None]).exp_()
-            entropy_M[part] = normaliser_M[part] - (probabilities_CV * logits_CV).sum(-1)
+            target_logits_C = logits_CV.gather(-1, target_ids_M[part, None])[:, 0]
+            logprobs_CV = torch.log_softmax(logits_CV, dim=-1)
+            logprobs_M[part] = logprobs_CV.gather(-1, target_ids_M[part, None])[:, 0]
+            normaliser_M[part] = target_logits_C - logprobs_M[part]
+            entropy_M[part] = -torch.exp(logprobs_CV, out=logits_CV).mul_(logprobs_CV).sum(-1)
         ctx.save_for_backward(hidden_MD, weight_VD, target_ids_M, normaliser_M)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropy_M)
@@ -132,4 +137,5 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
 
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
-    return F.linear(hidden_CD, weight_VD).float().div_(temperature)
+    logits_CV = F.linear(hidden_CD, weight_VD).float()
+    return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)

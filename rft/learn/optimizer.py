@@ -127,7 +127,8 @@ class PolicyOptimizer:
         norm = norm_tensor.item()
         applied = math.isfinite(norm)
         if applied:
-            nn.utils.clip_grads_with_norm_(self._trained, self._max_grad_norm, norm_tensor)
+            if norm > self._max_grad_norm:
+                nn.utils.clip_grads_with_norm_(self._trained, self._max_grad_norm, norm_tensor)
             for settings in self._adamw.param_groups:
                 settings["lr"] = rate
             self._adamw.step()

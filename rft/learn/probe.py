@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from rft.learn.attention import TREES
 from rft.learn.batch import Batch, to_batch
 from rft.learn.logprobs import policy_logprobs, unwrapped
 from rft.learn.packing import Packing, pack
@@ -53,26 +54,38 @@ def probe(model: nn.Module, *, share_prompts: bool, longest: int | None = None) 
         tolerance = _TOLERANCE.get(base.dtype, _TOLERANCE_HALF) * spread
         reasons: list[str] = []
 
-        difference = _difference(model, batch, truth_N, "single", True)
-        chunked_head = difference <= tolerance
+        chunked_head = _plain_head(base)
+        if chunked_head:
+            chunked_head = _difference(model, batch, truth_N, "single", True) <= tolerance
         if not chunked_head:
-            reasons.append(f"logits are more than a linear layer on the trunk (off by {difference:.2g} nats)")
-        ways: tuple[Packing, ...] = ("shared", "packed") if share_prompts else ("packed",)
-        for packing in ways:
-            reason = _refusal(base.config, longest) if packing == "shared" else None
-            if reason is None:
-                difference = _difference(model, batch, truth_N, packing, chunked_head)
+            reasons.append("logits are not computed in chunks: they are more than one matrix on the trunk")
+        if share_prompts:
+            refusal = _refusal(base.config, longest)
+            given = base.config._attn_implementation
+            for attention in () if refusal else (TREES, given) if given == "sdpa" else (given,):
+                base.set_attn_implementation(attention)
+                difference = _difference(model, batch, truth_N, "shared", chunked_head)
                 if difference <= tolerance:
-                    return Abilities(packing, chunked_head, tuple(reasons))
-                reason = f"log-probabilities differ by {difference:.2g} nats"
-            reasons.append(f"{packing} rows refused: {reason}")
+                    return Abilities("shared", chunked_head, tuple(reasons))
+                refusal = f"log-probabilities differ by {difference:.2g} nats"
+            reasons.append(f"prompts are not shared: {refusal}")
+        difference = _difference(model, batch, truth_N, "packed", chunked_head)
+        if difference <= tolerance:
+            return Abilities("packed", chunked_head, tuple(reasons))
+        reasons.append(f"one sequence per row: packed log-probabilities differ by {difference:.2g} nats")
         return Abilities("single", chunked_head, tuple(reasons))
     finally:
         model.train(was_training)
 
 
+def _plain_head(base: PreTrainedModel) -> bool:
+    # A bias or an adapter that is still zero would pass the comparison and then never train.
+    head = base.get_output_embeddings()
+    return type(head) is nn.Linear and head.bias is None
+
+
 def _refusal(config: PreTrainedConfig, longest: int | None) -> str | None:
-    if config._attn_implementation not in ("sdpa", "eager"):
+    if config._attn_implementation not in ("sdpa", "eager", TREES):
         return f"{config._attn_implementation} attention takes no 4-D mask; load the model with sdpa"
     text = config.get_text_config()
     for name in ("sliding_window", "attention_chunk_size"):
