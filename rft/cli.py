@@ -49,12 +49,6 @@ RecipeName = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys to set, e.g. train.steps=5.")
 ]
-ServeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--serve", metavar="[HOST]:PORT", help="Serve the weights over the OpenAI API while they are trained."
-    ),
-]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A path, an id, or a recipe's name for its newest run.")
 ]
@@ -133,37 +127,45 @@ def _root(
 @app.command(epilog="Example: rft train recipes/quickstart.yaml train.steps=5 --serve :8000")
 def train(
     context: typer.Context,
-    recipe: RecipeName,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A .yaml file, or the name of a shipped recipe.")
+    ] = None,
     overrides: Overrides = None,
-    serve: ServeOption = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a run, with its own recipe: a path, an id, or a name for the newest.",
+        ),
+    ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST]:PORT", help="Serve the weights over the OpenAI API while they are trained."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a model with an evaluator. Ctrl-C finishes the step and saves; a second Ctrl-C stops at once."""
     from rft.recipe.load import load_recipe
 
-    _train(
-        load_recipe(recipe, [*(overrides or ()), *_serve_overrides(serve)]), None, as_json, bool(context.obj)
-    )
+    words = [*([recipe] if recipe else ()), *(overrides or ())]
+    folder = _stopped_run(resume) if resume else None
+    if folder is not None:
+        words = [str(folder.recipe_path), *words]  # a run brings its recipe, so all words are overrides
+    elif not words:
+        raise UserError("name a recipe: a .yaml file, or one that `rft recipe list` shows")
+    loaded = load_recipe(words[0], [*words[1:], *_serve_overrides(serve)])
+    _train(loaded, folder, as_json, bool(context.obj))
 
 
-@app.command(epilog="Example: rft resume quickstart train.steps=200")
-def resume(
-    context: typer.Context,
-    run: RunName,
-    overrides: Overrides = None,
-    serve: ServeOption = None,
-    output_dir: OutputDir = "runs",
-    as_json: Json = False,
-) -> None:
-    """Go on with a run from its newest checkpoint, with the recipe it was started with."""
-    from rft.recipe.load import load_recipe
+def _stopped_run(which: str) -> RunFolder:
     from rft.runs.folder import RunFolder
 
-    folder = RunFolder.open(run, output_dir)
+    folder = RunFolder.open(which)
     if folder.status.word == "running":
         raise RunError(f"{folder.path} is still running, as process {folder.status.pid}; stop that first")
-    recipe = load_recipe(folder.recipe_path, [*(overrides or ()), *_serve_overrides(serve)])
-    _train(recipe, folder, as_json, bool(context.obj))
+    return folder
 
 
 def _train(recipe: Recipe, resumed: RunFolder | None, as_json: bool, debug: bool) -> None:

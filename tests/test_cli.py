@@ -265,24 +265,34 @@ def stopped(recipe):
 
 def test_resume_goes_on_in_the_same_folder_with_the_recipe_of_the_run(stopped, training, recipe):
     Path(recipe).write_text("changed since")
-    assert rft("resume", "sort", "train.steps=9", "--serve", ":0") == 0
+    assert rft("train", "--resume", "sort", "train.steps=9", "--serve", ":0") == 0
     assert training.options["resume"].path == stopped.path
     assert (training.recipe.name, training.recipe.train.steps, training.recipe.serve.port) == ("sort", 9, 0)
 
 
+def test_resuming_refuses_a_recipe_beside_the_runs_own(stopped, training, capsys):
+    assert rft("train", "other.yaml", "--resume", "sort") == 2
+    assert "override other.yaml" in capsys.readouterr().err
+
+
+def test_train_without_a_recipe_says_where_to_find_one(capsys):
+    assert rft("train") == 2
+    assert "`rft recipe list`" in capsys.readouterr().err
+
+
 def test_a_run_that_is_still_running_is_not_resumed(stopped, training, capsys):
     stopped.set_status("running", step=3, steps=7)
-    assert rft("resume", "sort") == 2
+    assert rft("train", "--resume", "sort") == 2
     assert f"still running, as process {os.getpid()}" in capsys.readouterr().err
     assert training.recipe is None
 
 
 def test_runs_show_says_how_to_go_on_with_a_stopped_run(stopped, capsys):
     assert rft("runs", "show", "sort") == 0
-    assert f"rft resume {stopped.path}" in capsys.readouterr().out
+    assert f"rft train --resume {stopped.path}" in capsys.readouterr().out
     stopped.set_status("finished", step=7, steps=7)
     assert rft("runs", "show", "sort") == 0
-    assert "rft resume" not in capsys.readouterr().out
+    assert "--resume" not in capsys.readouterr().out
 
 
 # ---- serve

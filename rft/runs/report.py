@@ -72,7 +72,7 @@ def run_page(run: RunFolder, facts: Mapping[str, Any]) -> Group:
         ("failures", " ".join(f"{kind}={count}" for kind, count in facts["failures"].items()) or "none"),
         ("checkpoints", "\n".join(facts["checkpoints"]) or "none"),
         ("recipe", str(run.recipe_path)),
-        *([("go on", f"rft resume {run.path}")] if can_go_on else []),
+        *([("go on", f"rft train --resume {run.path}")] if can_go_on else []),
         *[
             (name, str(path))
             for name, path in (("report", run.report_path), ("log", run.log_path))
