@@ -6,6 +6,7 @@ Every fixture that costs more than a moment is made once per session.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from rft.engine.vllm import VLLMEngine
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +47,23 @@ def tiny_tokenizer(tiny_model_dir: Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_model_dir: Path) -> Iterator[VLLMEngine]:
+    """The session's one vLLM engine: the tiny model, float32, weights that tests may write and put back."""
+    from rft.engine.open import open_engine
+    from rft.recipe.schema import EngineSpec
+
+    engine = open_engine(
+        EngineSpec(),
+        tiny_model_dir,
+        dtype="float32",
+        max_model_len=512,
+        max_num_seqs=32,
+        seed=0,
+        plain_weights=True,
+        lora_rank=8,
+    )
+    yield engine
+    engine.close()

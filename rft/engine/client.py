@@ -76,7 +76,7 @@ class InProcessClient(EngineClient):
 
         Raises:
             VLLMServerError: the engine died or the request was aborted.
-            ValueError: the prompt does not fit, or a sampling parameter is refused.
+            VLLMClientError: the prompt does not fit, or a sampling parameter is refused.
             QueueOverflowError, MaxQueuedTokensError: see `check_admission`.
         """
         if isinstance(prompt, AsyncGenerator):

@@ -47,7 +47,7 @@ async def build(
         chat_template: a Jinja file that replaces the tokenizer's.
 
     Raises:
-        ServeError: an unknown parser, or a key variable that is not set.
+        ServeError: an unknown parser, one that needs tokens this model lacks, or a key variable not set.
     """
     check(spec)
     key = read_key(spec.api_key_env)
@@ -55,7 +55,12 @@ async def build(
     args = _arguments(spec, spec.model_name or model_name, client.model_config.model, chat_template)
     tasks = await client.get_supported_tasks()
     app = build_app(args, tasks, client.model_config)
-    await init_app_state(client, app.state, args, tasks)
+    try:
+        await init_app_state(client, app.state, args, tasks)
+    except TypeError as error:
+        if "parser" not in str(error):
+            raise
+        raise ServeError(f"serve: {error}; take the parser that the model's page names") from error
     if engine.policy_adapter is not None:
         app.state.openai_serving_models.lora_requests[BASE] = LoRARequest(
             BASE, 1, client.model_config.model, base_model_name=BASE
@@ -82,8 +87,10 @@ def _arguments(spec: ServeSpec, model_name: str, model: str, chat_template: Path
     args.served_model_name = [model_name]
     args.chat_template = str(chat_template) if chat_template is not None else None
     args.disable_log_stats = True  # the engine logs its own; this only starts a second timer
-    args.tool_call_parser = spec.tool_call_parser
-    args.enable_auto_tool_choice = spec.tool_call_parser is not None
+    # vLLM refuses any choice of tools without a parser. A named or required function is held by a grammar
+    # whichever it is; a model that writes its calls in another way than this one gives them as text.
+    args.tool_call_parser = spec.tool_call_parser or "hermes"
+    args.enable_auto_tool_choice = True
     if spec.reasoning_parser is not None:
         args.structured_outputs_config.reasoning_parser = spec.reasoning_parser
     return args

@@ -86,18 +86,12 @@ class Server:
         """
         self._build = build
         self._socket = sock
+        self.url = _url(sock)
+        """Where clients on this machine find it, without `/v1`."""
         self._uvicorn: uvicorn.Server | None = None
         self._error: BaseException | None = None
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rft-serve", daemon=True)
-
-    @property
-    def url(self) -> str:
-        """Where clients on this machine find it, without `/v1`."""
-        host, port = self._socket.getsockname()[:2]
-        if ipaddress.ip_address(host).is_unspecified:
-            host = "127.0.0.1"
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
         """Returns when requests are answered. Raises what building the app raised."""
@@ -139,3 +133,10 @@ class Server:
             await asyncio.sleep(0.01)
         self._up.set()
         await serving
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
