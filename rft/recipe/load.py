@@ -22,6 +22,7 @@ from rft.recipe.document import write_yaml
 from rft.recipe.draft import Draft, make_draft
 from rft.recipe.keys import nearest_key
 from rft.recipe.paths import absolute_paths
+from rft.recipe.presets import summary
 from rft.recipe.problems import from_pydantic
 from rft.recipe.schema import Recipe
 
@@ -69,11 +70,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def list_recipes() -> list[tuple[str, str]]:
-    """(name, first line of its header) of every shipped recipe."""
-    return [
-        (name, path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip())
-        for name, path in sorted(_shipped().items())
-    ]
+    """(name, first line of its header comment) of every shipped recipe."""
+    return [(name, summary(path)) for name, path in sorted(_shipped().items())]
 
 
 def find_recipe(source: str | Path) -> Path:

@@ -16,7 +16,7 @@ _FOLDER = Path(__file__).parent / "presets"
 
 def list_presets() -> list[tuple[str, str]]:
     """(name, summary) of every preset, by name."""
-    return [(path.stem, _summary(path)) for path in sorted(_FOLDER.glob("*.yaml"))]
+    return [(path.stem, summary(path)) for path in sorted(_FOLDER.glob("*.yaml"))]
 
 
 def read_preset(name: str) -> dict[str, Any] | None:
@@ -27,6 +27,7 @@ def read_preset(name: str) -> dict[str, Any] | None:
     return data
 
 
-def _summary(path: Path) -> str:
+def summary(path: Path) -> str:
+    """The comment that a recipe or preset opens with; empty when it opens with none."""
     first_line = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first_line.removeprefix("#").strip()
+    return first_line.removeprefix("#").strip() if first_line.startswith("#") else ""

@@ -105,8 +105,6 @@ class ModelSpec(Section):
     """Run Python code that comes with a hub model."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """Any further argument of transformers' `from_pretrained`, by its name."""
 
 
 class EngineSpec(Section):
@@ -250,8 +248,6 @@ class OptimizerSpec(Section):
     """Steps over which the learning rate rises from zero."""
     master_weights: bool = True
     """Keep float32 weights in the optimizer when the model trains in bfloat16, so that small steps count."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """Any further argument of torch.optim.AdamW, by its name."""
 
 
 class CheckpointSpec(Section):
@@ -319,7 +315,7 @@ class ServeSpec(Section):
     model_name: str | None = None
     """The name clients use; the recipe's name when unset."""
     tool_call_parser: str | None = None
-    """vLLM's parser for tool calls, e.g. hermes."""
+    """vLLM's parser for tool calls; hermes when unset."""
     reasoning_parser: str | None = None
     """vLLM's parser for thinking text, e.g. deepseek_r1."""
 

@@ -158,6 +158,11 @@ def test_reasoning_gym_rows_carry_the_entry_its_own_scorer_takes():
     assert made != [row.value for row in rows("reasoning-gym:chain_sum", seed=1000, **options)]
 
 
+def test_as_many_reasoning_gym_rows_are_made_as_the_limit_asks():
+    pytest.importorskip("reasoning_gym")
+    assert len(rows("reasoning-gym:chain_sum", limit=600)) == 600  # its own default is 500
+
+
 def test_a_wrong_reasoning_gym_name_or_option_is_told():
     pytest.importorskip("reasoning_gym")
     assert "did you mean chain_sum" in refusal("reasoning-gym:chain_sums")

@@ -198,8 +198,8 @@ def test_a_wrong_override_is_told_by_its_own_text(write):
 def test_a_later_override_wins_and_covers_the_file(write):
     path = write(SHORTEST + "train:\n  steps: wrong\n")
     assert load_recipe(path, ["train.steps=1", "train.steps=2"]).train.steps == 2
-    (problem,) = problems(path, "train={stpes: 5}")
-    assert problem.origin == "override train={stpes: 5}" and problem.line is None
+    (problem,) = problems(path, "train={steps: worse}")
+    assert problem.origin == "override train={steps: worse}" and problem.line is None
 
 
 def test_a_key_below_a_plain_value_cannot_be_set(write):
@@ -242,6 +242,13 @@ def test_an_unknown_preset_names_the_nearest(write):
     assert problem.line == 4 and "did you mean 'quick'?" in problem.message
 
 
+def test_a_mistake_in_a_preset_is_blamed_on_the_preset(write, tmp_path, monkeypatch):
+    (tmp_path / "bad.yaml").write_text("# A preset with a mistake.\ntrain: {steps: 0}\n")
+    monkeypatch.setattr("rft.recipe.presets._FOLDER", tmp_path)
+    (problem,) = problems(write(SHORTEST + "preset: bad\n"))
+    assert str(problem) == "preset bad, train.steps: must be greater than 0 (got 0)"
+
+
 def test_a_preset_can_contradict_the_file(write):
     (problem,) = problems(write(SHORTEST + "preset: thorough\nengine: {max_model_len: 100}\n"))
     assert problem.path == "engine.max_model_len" and problem.line == 5
@@ -256,7 +263,7 @@ def test_paths_in_the_file_start_beside_it(write, tmp_path):
         write(
             "model: {source: local_model, chat_template: chat.jinja}\n"
             "data: {train: ./rows.py:make, eval: ../held.csv}\n"
-            "evaluator: {use: weighted, with: {tone: {use: ./tone.py:polite}}}\n"
+            "evaluator: {use: weighted, with: {tone: {use: ./tone.py:polite}, more: [a.py:b, c]}}\n"
             "environment: ./game.py:Game\n"
         )
     )
@@ -264,7 +271,10 @@ def test_paths_in_the_file_start_beside_it(write, tmp_path):
     assert recipe.model.chat_template == str(tmp_path / "chat.jinja")
     assert recipe.data.train.source == f"{tmp_path / 'rows.py'}:make"
     assert recipe.data.eval.source == str(tmp_path.parent / "held.csv")
-    assert recipe.evaluator.with_ == {"tone": {"use": f"{tmp_path / 'tone.py'}:polite"}}
+    assert recipe.evaluator.with_ == {
+        "tone": {"use": f"{tmp_path / 'tone.py'}:polite"},
+        "more": [f"{tmp_path / 'a.py'}:b", "c"],
+    }
     assert recipe.environment.use == f"{tmp_path / 'game.py'}:Game"
 
 
