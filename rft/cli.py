@@ -249,6 +249,20 @@ def _serving(overrides: Sequence[str]) -> tuple[ServeSpec, EngineSpec]:
     return found.serve, found.engine
 
 
+@app.command(epilog="Example: rft init my-task")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; made when it does not exist.")],
+    name: Annotated[str | None, typer.Option(help="The recipe's name; the folder's when unset.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a new task that works as it is: a recipe, an evaluator, ten tasks and a test, ready to edit."""
+    from rft.scaffold import init as write
+
+    written = [str(path) for path in write(folder, name or folder.resolve().name)]
+    told = [*written, "", f"next: rft recipe check {folder}/recipe.yaml, then rft train {folder}/recipe.yaml"]
+    _print(as_json, {"files": written}, Text("\n".join(told)))
+
+
 @recipes.command("check", epilog="Example: rft recipe check mine.yaml train.steps=5")
 def recipe_check(recipe: RecipeName, overrides: Overrides = None, as_json: Json = False) -> None:
     """Check keys, names, files and the first rows of data, all at once and without loading a model."""

@@ -327,6 +327,24 @@ def test_serve_tells_all_wrong_keys_at_once(serving, capsys):
     assert serving.target is None
 
 
+# ---- init
+
+
+def test_a_new_task_passes_the_check_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert rft("init", "my-task", "--json") == 0
+    assert "my-task/recipe.yaml" in json.loads(capsys.readouterr().out)["files"]
+    assert rft("recipe", "check", "my-task/recipe.yaml") == 0
+
+
+def test_a_new_task_says_what_to_do_next_and_takes_its_folders_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert rft("init", "my-task") == 0
+    assert "rft train my-task/recipe.yaml" in capsys.readouterr().out
+    assert load_recipe("my-task/recipe.yaml").name == "my-task"
+    assert rft("init", "my-task") == 2
+
+
 # ---- recipe
 
 
