@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is not a broken property.
+settings.register_profile("rft", deadline=None)
+settings.load_profile("rft")
 
 # Before torch is imported anywhere: the suite runs beside an engine on few cores, and a test that reaches for
 # the network shall fail at once instead of waiting for it.
