@@ -338,7 +338,7 @@ overrides = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(overrides)
 def test_a_dumped_recipe_loads_as_an_equal_one(tmp_path_factory, chosen):
     folder = tmp_path_factory.mktemp("dump")
