@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rft.evaluator import Case, Evaluator
 from rft.types import Rollout, Score
 
-_LETTER = re.compile(r"(?<![\w'])\(?([A-Z])\)?(?![\w'])")
+_ARTICLE = r"(?! (?!or\b|and\b)[a-z])"  # "A good question", "I think" name no choice; "A or B" names two
+_LETTER = re.compile(rf"(?<![\w'])\(?([B-HJ-Z]|[AI]{_ARTICLE})\)?(?![\w'])")
 _STATED = re.compile(
     r"(?i:\banswer(?: is)?:?|\bchoice(?: is)?:?|\boption:?|\\boxed) ?[*({\[\"]{0,3}([A-Z])(?![\w'])"
 )
@@ -39,6 +40,10 @@ class Choice(Evaluator):
         Case("Which?", "Answer: A. No, wait. Answer: B", expect=1.0, reference="B"),
         Case("Which?", "so \\boxed{B}", expect=1.0, reference="B"),
         Case("Which?", "A, B, C, D", expect=0.0, reference="B"),
+        Case("Which?", "A or B", expect=0.0, reference="B"),
+        Case("Which?", "A good question. B!", expect=1.0, reference="B"),
+        Case("Which?", "A good question.", expect=0.0, reference="A"),
+        Case("Which?", "A. Rome", expect=1.0, reference="A"),
         Case("Which?", "C", expect=0.0, reference="B"),
         Case("Which?", "I am not sure", expect=0.0, reference="B"),
         Case("Which?", "", expect=0.0, reference="B"),

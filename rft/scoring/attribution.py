@@ -24,7 +24,8 @@ from rft.types import FailureKind, Score
 
 _NEVER_HEALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _HTTPX_MISUSE = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "CookieConflict", "StreamError")
-_NOT_THEIRS = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+_OURS = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "evaluator.py"))
+_LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _MAX_DETAIL = 500
 
@@ -74,11 +75,11 @@ def _told(error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """ " (evaluator.py:12)": the innermost line that is neither ours nor a library's."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """Like " (judge.py:12)": the innermost line that is not ours and, if there is one, not a library's."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OURS)]
     if not frames:
         return ""
-    frame = ([f for f in frames if not f.filename.startswith(_NOT_THEIRS)] or frames)[-1]
+    frame = ([f for f in frames if not f.filename.startswith(_LIBRARIES)] or frames)[-1]
     return f" ({Path(frame.filename).name}:{frame.lineno})"
 
 

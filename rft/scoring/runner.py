@@ -86,6 +86,8 @@ class ScoringRunner:
         """Runs the evaluator's own `setup`. Raises UserError when that fails: nothing could be scored."""
         try:
             await _maybe_async(self.evaluator.setup())
+        except UserError:
+            raise
         except Exception as error:
             why = attribute(error).explain()
             raise UserError(f"evaluator {self.name} could not be set up: {why}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import random
 from importlib.metadata import entry_points
@@ -176,20 +177,36 @@ def test_random_is_uniform_over_rollouts_and_differs_by_seed():
     assert asyncio.run(other.evaluate(rollouts[0])).value != values[0]
 
 
-def test_reasoning_gym_blames_itself_when_even_its_own_answer_cannot_be_scored():
-    broken = {"question": "?", "answer": None, "metadata": None}
+@pytest.mark.parametrize(
+    ("readable", "value", "kind"),
+    [({"nus"}, 0.0, None), (set(), None, "bad_response"), ({"nus", "4"}, 1.0, None)],
+)
+def test_a_puzzle_scorer_that_breaks_on_an_answer_is_the_models_fault_only_if_it_reads_the_right_one(
+    monkeypatch, readable, value, kind
+):
+    def score_answer(answer, entry):
+        if answer not in readable:
+            raise IndexError("unexpected answer")
+        return 1.0
+
+    module = importlib.import_module("rft.evaluators.reasoning_gym")
+    monkeypatch.setattr(module, "_scorer", lambda dataset: score_answer)
+    fields = {"reasoning_gym": "spell_backward", "entry": {"answer": "nus"}}
+    got = score(rft.evaluators.ReasoningGym(), prompt="?", completion="4", **fields)
+    assert got.value == value
+    assert (got.failure and got.failure.kind) == kind
+
+
+def test_an_unknown_puzzle_is_a_failure_of_the_instrument():
     got = score(
         rft.evaluators.ReasoningGym(),
         prompt="?",
         completion="4",
-        reasoning_gym="spell_backward",
-        entry=broken,
+        reasoning_gym="no_such",
+        entry={"answer": "4"},
     )
-    assert got.value is None or got.value == 0.0
-    unknown = score(
-        rft.evaluators.ReasoningGym(), prompt="?", completion="4", reasoning_gym="no_such", entry={}
-    )
-    assert unknown.failure.kind == "bad_response"
+    assert got.failure.kind == "bad_response"
+    assert "no_such" in got.failure.detail
 
 
 def test_position_share_rewards_every_improvement():

@@ -143,6 +143,11 @@ def test_a_mistake_inside_a_library_is_shown_at_the_authors_line():
     assert f"(test_runner.py:{judge.function.__code__.co_firstlineno + 4})" in score(judge).failure.detail
 
 
+def test_a_field_that_the_task_lacks_is_named():
+    detail = score(evaluator(lambda text, colour: 1)).failure.detail
+    assert detail.endswith("missing 1 required positional argument: 'colour'")
+
+
 def test_forgetting_to_define_evaluate_says_so():
     assert "must define `evaluate(self, rollout)`" in score(type("Empty", (Evaluator,), {})()).failure.detail
 
@@ -425,6 +430,15 @@ def test_a_failing_setup_is_a_user_error_that_says_why():
     with pytest.raises(
         UserError, match=r"Judge could not be set up: failed \(transport: connection refused\)"
     ):
+        score(Judge())
+
+
+def test_a_user_error_of_setup_passes_as_it_is():
+    class Judge(Evaluator):
+        def setup(self):
+            raise UserError("needs the extra `math`")
+
+    with pytest.raises(UserError, match="^needs the extra `math`$"):
         score(Judge())
 
 
