@@ -56,6 +56,7 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
 
             progress.restore(parts.order, parts.updater)
             parts.weights.publish(progress.step)
+            view.done = progress.step
             before = after = _judge(parts, run, view, progress.step, "before")
             for step in range(progress.step, recipe.train.steps):
                 clock = _Clock()
@@ -98,7 +99,7 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
                     after = _judge(parts, run, view, progress.step, f"step {progress.step}") if not trouble else after
                     metrics |= after.metrics()
                 run.record(progress.step, metrics)
-                view.step(metrics, progress.step)
+                view.step(metrics)
                 if last or _due(recipe.train.checkpoint.every, progress.step):
                     view.phase("checkpoint")
                     progress.save(run, parts.order, parts.updater, parts.policy, recipe)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from rft.errors import EnvironmentFailure
-from rft.rollout.play import Player, rollout_seed
+from rft.errors import EndpointError, EnvironmentFailure
+from rft.rollout.play import AnyPlayer, rollout_seed
 from rft.types import Group, Rollout, Score, Task
 
 ScoreOne = Callable[[Rollout], Awaitable[Score]]
@@ -14,7 +14,7 @@ SettleGroup = Callable[[Sequence[Score]], Sequence[Score]]
 
 
 async def collect(
-    player: Player,
+    player: AnyPlayer,
     score: ScoreOne,
     tasks_P: Sequence[Task],
     *,
@@ -43,22 +43,23 @@ async def collect(
 
     async def one(task: Task, group_id: str, index: int) -> tuple[Rollout, Score]:
         nonlocal done
-        seed = rollout_seed(*seed_parts, task.id, index)
+        seed = rollout_seed(*seed_parts, group_id, index)  # the group, as one task may stand in a step twice
+        # What is left of a rollout that nobody could finish.
+        rollout = Rollout(f"{group_id}/{index}", group_id, task, tuple(task.messages), stop="tool_error", seed=seed)
         try:
             rollout = await player.play(task, group_id=group_id, index=index, seed=seed, temperature=temperature)
             verdict = await score(rollout)
         except EnvironmentFailure as error:
-            rollout = Rollout(
-                f"{group_id}/{index}", group_id, task, tuple(task.messages), stop="tool_error", seed=seed
-            )
             verdict = Score.failed("sandbox", f"environment: {error}")
+        except EndpointError as error:
+            verdict = Score.failed(error.kind, f"endpoint: {error.detail}")
         done += 1
         on_progress(done, total)
         return rollout, verdict
 
     # Held until every rollout has made its first request, the engine starts them all in one batch: the same
     # batch every time, so that the same recipe and seed sample the same tokens.
-    hold = player.engine.paused()
+    hold = player.held()
     await asyncio.to_thread(hold.__enter__)
     try:
         async with asyncio.TaskGroup() as together:
