@@ -5,39 +5,34 @@
     runs/quickstart/2026.../checkpoints/step-000012 one checkpoint
     ./my-model, Qwen/Qwen2.5-0.5B, packaged:tiny    anything that `model.source` may name
 
-What exists as a folder or a run wins over a hub id of the same spelling. A checkpoint of an adapter holds the
-adapter alone, in peft's format, and `rft.json`, which says what it belongs on:
+What exists as a folder or a run wins over a hub id of the same spelling. An adapter's checkpoint holds the
+adapter alone, in peft's format; `rft.json` beside it says what it belongs on and how new it is:
 
-    {"model": {"source": "packaged:smollm2-135m-instruct", "revision": null, "trust_remote_code": false}}
+    {"weight_version": 12, "base": "packaged:smollm2-135m-instruct"}
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from rft.errors import ModelError, RunError
 from rft.models.source import locate
-from rft.recipe.schema import ModelSpec
 from rft.runs.checkpoint import latest
 from rft.runs.folder import RunFolder
 
-_STEP = re.compile(r"step-(\d+)")
+_ABOUT = "rft.json"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where weights lie, and the step they come from: 0 for a model that was not trained here."""
+    """Where weights lie, and their version: 0 for a model that was not trained here."""
 
     name: str
     model_dir: Path
     adapter_dir: Path | None = None
     version: int = 0
-    trust_remote_code: bool = False
 
     @property
     def adapter_rank(self) -> int | None:
@@ -61,7 +56,8 @@ def resolve_target(target: str, output_dir: str | Path = "runs") -> Target:
         run = RunFolder.open(path if path.exists() else target, output_dir)
     except RunError as no_run:
         try:
-            return Target(target.removeprefix("packaged:"), locate(target))
+            name = path.stem if path.exists() else target.removeprefix("packaged:")
+            return Target(name, locate(target))
         except ModelError as no_model:
             raise ModelError(f"{target} is neither a run ({no_run}) nor a model ({no_model})") from no_model
     newest = latest(run)
@@ -71,33 +67,17 @@ def resolve_target(target: str, output_dir: str | Path = "runs") -> Target:
 
 
 def _checkpoint(folder: Path) -> Target:
-    step = _STEP.fullmatch(folder.name)
-    in_run = step is not None and (folder.parents[1] / "recipe.yaml").is_file()
+    about = _read(folder / _ABOUT) if (folder / _ABOUT).is_file() else {}
+    in_run = folder.parent.name == "checkpoints" and (folder.parents[1] / "recipe.yaml").is_file()
     name = folder.parents[2].name if in_run else folder.name
-    version = int(step[1]) if step else 0
+    version = int(about.get("weight_version", 0))
     if not (folder / "adapter_config.json").is_file():
         return Target(name, locate(str(folder)), version=version)
-    base = _base(folder)
-    model_dir = locate(base.source, revision=base.revision)
-    return Target(name, model_dir, folder, version, base.trust_remote_code)
-
-
-def _base(folder: Path) -> ModelSpec:
-    """The model an adapter belongs on: from our note, else from peft's, which may be another machine's."""
-    note = folder / "rft.json"
-    if not note.is_file():
-        source = _read(folder / "adapter_config.json").get("base_model_name_or_path")
-        if not source:
-            raise ModelError(
-                f"{folder} is an adapter that names no base model; add rft.json with model.source"
-            )
-        return ModelSpec(source=source)
-    try:
-        return ModelSpec.model_validate(_read(note).get("model"))
-    except ValidationError as error:
-        raise ModelError(
-            f"{note} does not name the adapter's base model: {error.errors()[0]['msg']}"
-        ) from error
+    # peft's own note comes second: it may be a folder of the machine that trained.
+    base = about.get("base") or _read(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{folder} is an adapter that names no base model; add {_ABOUT} with `base`")
+    return Target(name, locate(base, revision=about.get("revision")), folder, version)
 
 
 def _read(path: Path) -> dict:

@@ -119,6 +119,7 @@ class InProcessClient(EngineClient):
     ) -> EngineCoreRequest:
         """Validates here, in the caller's thread: a refused request never reaches the stepping thread."""
         if isinstance(prompt, EngineCoreRequest):
+            prompt.request_id = engine_id  # the caller's may be in use
             return prompt
         return self.input_processor.process_inputs(
             engine_id, prompt, params, supported_tasks=self._tasks, lora_request=lora, **options

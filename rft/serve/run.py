@@ -79,7 +79,8 @@ def serve(
 def _open(target: Target, spec: ServeSpec, engine: EngineSpec, name: str) -> VLLMEngine:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(target.model_dir, trust_remote_code=target.trust_remote_code)
+    trust = bool(engine.args.get("trust_remote_code"))
+    config = AutoConfig.from_pretrained(target.model_dir, trust_remote_code=trust)
     longest = getattr(config.get_text_config(), "max_position_embeddings", _MAX_MODEL_LEN)
     args = {"reasoning_parser": spec.reasoning_parser} if spec.reasoning_parser else {}
     if target.adapter_dir is not None and (target.adapter_dir / "tokenizer_config.json").is_file():
@@ -94,7 +95,6 @@ def _open(target: Target, spec: ServeSpec, engine: EngineSpec, name: str) -> VLL
         plain_weights=False,
         served_name=name,
         lora_rank=target.adapter_rank,
-        trust_remote_code=target.trust_remote_code,
     )
     with opened.paused():
         if target.adapter_dir is not None:

@@ -133,20 +133,16 @@ class _Sender:
             await self._send(message)
 
     async def _send_body(self, message: Message) -> None:
-        body: bytes = message.get("body", b"")
+        body = message.get("body", b"")
         if self._with_body and self._answer.complete:
             addition = json.dumps(self._answer.body(), separators=(",", ":")).encode()
             if self._stream:
-                body = b"\n\n".join(
-                    _splice(event, addition, after=b"data: {") for event in body.split(b"\n\n")
-                )
-            elif not message.get("more_body"):
+                events = [_splice(event, addition, after=b"data: {") for event in body.split(b"\n\n")]
+                body = b"\n\n".join(events)
+            elif self._head is not None and not message.get("more_body"):
                 body = _splice(body, addition, after=b"{")
+                MutableHeaders(scope=self._head)["content-length"] = str(len(body))
         if self._head is not None:
-            if "content-length" in (headers := MutableHeaders(scope=self._head)):
-                headers["content-length"] = str(
-                    int(headers["content-length"]) + len(body) - len(message["body"])
-                )
             await self._send_head(self._answer.version if self._answer.spans else self._engine.version)
         await self._send({**message, "body": body})
 

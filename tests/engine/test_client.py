@@ -74,6 +74,14 @@ async def test_it_generates_and_reports_spans(client, engine):
     ]
 
 
+async def test_a_prepared_request_runs_under_an_id_of_its_own(client, engine):
+    def prepared():
+        return client.input_processor.process_inputs("same", PROMPT, params(), supported_tasks=("generate",))
+
+    both = [collect(client.generate(prepared(), params(), "same")) for _ in range(2)]
+    assert [outputs[-1].finished for outputs in await asyncio.gather(*both)] == [True, True]
+
+
 async def test_abort_ends_a_request_by_the_callers_id(client):
     from vllm.exceptions import VLLMServerError
 

@@ -148,7 +148,8 @@ def test_a_json_schema_is_held(client):
     }
     answer = client.chat.completions.create(
         **ASK,
-        max_tokens=100,
+        max_tokens=400,
+        seed=1,
         response_format={"type": "json_schema", "json_schema": {"name": "ticket", "schema": schema}},
     )
     said = json.loads(answer.choices[0].message.content)
@@ -168,7 +169,8 @@ def test_a_named_function_is_called_with_arguments_that_fit(client):
     }
     answer = client.chat.completions.create(
         **ASK,
-        max_tokens=100,
+        max_tokens=400,
+        seed=1,
         tools=[{"type": "function", "function": function}],
         tool_choice={"type": "function", "function": {"name": "move"}},
     )
