@@ -203,5 +203,5 @@ def _stats(groups: Sequence[Group], used: int, constant: int, too_few: int, toke
         rollouts_truncated=sum(rollout.truncated for rollout in rollouts),
         policy_tokens=tokens,
         reward_mean=rewards.mean().item(),
-        reward_std=rewards.std(correction=0).item(),
+        reward_std=rewards.std(correction=0).item() if rewards.numel() else math.nan,
     )
