@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -50,6 +51,7 @@ class VLLMEngine:
         self._version = 0
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
+        self._lock = threading.Lock()  # over _streams, and over the moment they are all told of the end
         self._ids = itertools.count()
         self._error: BaseException | None = None
         self._closing = False
@@ -93,24 +95,15 @@ class VLLMEngine:
             EngineError: the engine died, or the request was aborted from outside.
             ValueError: the prompt does not fit, or vLLM refuses a sampling parameter.
         """
-        params = SamplingParams(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            stop=list(sampling.stop) or None,
-            seed=sampling.seed,
-            logprobs=0,
-            flat_logprobs=True,
-            detokenize=bool(sampling.stop),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            **sampling.extra,
-        )
+        params = vllm_params(sampling)
         lora = None if adapter == "base" else self.policy_adapter
         final: RequestOutput | None = None
-        async for output in self.stream(TokensPrompt(prompt_token_ids=list(token_ids)), params, lora_request=lora):
-            final = output
+        prompt = TokensPrompt(prompt_token_ids=list(token_ids))
+        try:
+            async for output in self.stream(prompt, params, lora_request=lora):
+                final = output
+        except VLLMClientError as error:
+            raise ValueError(str(error)) from error
         if final is None:
             raise EngineError("the engine ended a request without an answer")
         return _completion(final)
@@ -128,18 +121,24 @@ class VLLMEngine:
 
         Leaving the loop early, or cancelling it, aborts the request. `options` go to
         `LLMEngine.add_request` (priority, prompt_text, ...).
+
+        Raises ValueError for an id that is in flight already, and what `generate` raises.
         """
-        self._check_alive()
         request_id = request_id or f"rft-{next(self._ids)}"
         stream = _Stream(asyncio.get_running_loop())
+        with self._lock:  # known before it is queued: whatever ends the engine now also ends this stream
+            self._check_alive()
+            if request_id in self._streams:
+                raise ValueError(f"request id {request_id!r} is in flight already; give each request its own")
+            self._streams[request_id] = stream
 
         def add() -> None:
-            self._streams[request_id] = stream
             try:
                 self.llm.add_request(request_id, prompt, params, lora_request=lora_request, **options)
             except Exception as error:  # the caller's fault (too long, bad parameter): theirs to see
-                del self._streams[request_id]
-                stream.loop.call_soon_threadsafe(stream.queue.put_nowait, error)
+                self.llm.abort_request([request_id])  # vLLM may have taken half of it
+                self._take(request_id)
+                _post(stream.loop, [(stream, error)])
 
         self._inbox.put(add)
         finished = False
@@ -159,7 +158,7 @@ class VLLMEngine:
         """Drops a request, if it is still there; its stream ends with an EngineError."""
 
         def drop() -> None:
-            stream = self._streams.pop(request_id, None)
+            stream = self._take(request_id)
             self.llm.abort_request([request_id])
             if stream is not None:
                 aborted = EngineError(f"request {request_id} was aborted")
@@ -191,7 +190,10 @@ class VLLMEngine:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Holds the engine between two steps, so that its weights may be written. Requests wait."""
+        """Holds the engine between two steps, so that its weights may be written. Requests wait.
+
+        Do not nest it, nor use `call` inside: both would wait for a thread that waits for you.
+        """
         parked, resume = threading.Event(), threading.Event()
 
         def park() -> None:
@@ -199,9 +201,9 @@ class VLLMEngine:
             resume.wait()
 
         self._inbox.put(park)
-        while not parked.wait(timeout=1.0):
-            self._check_alive()
         try:
+            while not parked.wait(timeout=1.0):
+                self._check_alive()
             yield
         finally:
             resume.set()
@@ -222,16 +224,21 @@ class VLLMEngine:
         Raises EngineError when vLLM refuses it.
         """
         name, number = "policy", 1
-        if not self.llm.add_lora(LoRARequest(name, number, str(folder), load_inplace=True)):
+        try:
+            taken = self.llm.add_lora(LoRARequest(name, number, str(folder), load_inplace=True))
+        except ValueError as error:  # a rank or a kind of adapter that vLLM does not have
+            raise EngineError(f"vLLM refuses the adapter: {error}") from error
+        if not taken:
             raise EngineError(f"vLLM did not take the adapter in {folder}")
         # Requests carry a twin without `load_inplace`, which would read the files again at every step.
         self.policy_adapter = LoRARequest(name, number, str(folder))
 
     def close(self) -> None:
         """Aborts what is in flight, stops the thread and frees the engine's memory."""
-        if self._closing:
-            return
-        self._closing = True
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
         self._inbox.put(lambda: None)
         self._thread.join(timeout=30)
         self._fail_all(EngineError("the engine was closed"))
@@ -246,7 +253,8 @@ class VLLMEngine:
                 if self.llm.has_unfinished_requests():
                     self._deliver(self.llm.step())
             except BaseException as error:  # nothing above this frame could report it
-                self._error = error
+                with self._lock:
+                    self._error = error
                 self._fail_all(EngineError(f"the engine died: {type(error).__name__}: {error}"))
                 return
 
@@ -261,17 +269,21 @@ class VLLMEngine:
     def _deliver(self, outputs: Sequence[Any]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Any]]] = {}
         for output in outputs:
-            stream = self._streams.get(output.request_id)
+            known = self._take if output.finished else self._streams.get
+            stream = known(output.request_id)
             if stream is None:
                 continue
-            if output.finished:
-                del self._streams[output.request_id]
             by_loop.setdefault(stream.loop, []).append((stream, output))
         for loop, items in by_loop.items():
             _post(loop, items)
 
+    def _take(self, request_id: str) -> _Stream | None:
+        with self._lock:
+            return self._streams.pop(request_id, None)
+
     def _fail_all(self, error: BaseException) -> None:
-        streams, self._streams = self._streams, {}
+        with self._lock:
+            streams, self._streams = self._streams, {}
         for stream in streams.values():
             _post(stream.loop, [(stream, error)])
 
@@ -280,6 +292,36 @@ class VLLMEngine:
             raise EngineError(f"the engine died: {type(self._error).__name__}: {self._error}") from self._error
         if self._closing:
             raise EngineError("the engine is closed")
+
+
+def vllm_params(sampling: Sampling) -> SamplingParams:
+    """Our sampling in vLLM's words: one log-probability for each sampled token, one output at the end.
+
+    Raises ValueError for a parameter in `sampling.extra` that vLLM does not know or that is set here.
+    """
+    ours: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "stop": list(sampling.stop) or None,
+        "seed": sampling.seed,
+        "n": 1,
+        "logprobs": 0,
+        "flat_logprobs": True,
+        "detokenize": bool(sampling.stop),
+        "output_kind": RequestOutputKind.FINAL_ONLY,
+    }
+    taken = sorted(ours.keys() & sampling.extra.keys())
+    if taken:
+        raise ValueError(f"sampling parameter {', '.join(taken)} is set by the rollout itself; leave it out")
+    try:
+        return SamplingParams(**ours, **sampling.extra)
+    except TypeError as error:
+        raise ValueError(f"vLLM does not know a sampling parameter: {error}") from error
+    except VLLMClientError as error:
+        raise ValueError(str(error)) from error
 
 
 def _post(loop: asyncio.AbstractEventLoop, items: Sequence[tuple[_Stream, Any]]) -> None:
