@@ -10,6 +10,7 @@
     │   └── RunError          a run folder or checkpoint that is missing, broken or cannot be written
     ├── EvaluatorError        the instrument's fault (API down, judge unreadable): masked, never a number
     ├── EnvironmentFailure    the environment's fault: retried once, then masked
+    ├── EndpointError         a model behind somebody's API gave no answer: a failure, never a zero
     ├── EngineError           the engine broke or a weight binding does not hold
     └── RunStopped            the run stopped itself after saving, e.g. too many failed evaluations
 
@@ -105,6 +106,20 @@ class EvaluatorError(RftError):
 
 class EnvironmentFailure(RftError):
     """Raise it from an environment when its infrastructure failed; tool errors are messages instead."""
+
+
+class EndpointError(RftError):
+    """A model behind an API gave no answer, retries included.
+
+    Args:
+        kind: one of the failure kinds of `rft.types.FailureKind`.
+        detail: what happened, without secrets; it is stored with the rollout.
+    """
+
+    def __init__(self, kind: FailureKind, detail: str) -> None:
+        self.kind: FailureKind = kind
+        self.detail = detail
+        super().__init__(f"{kind}: {detail}")
 
 
 class EngineError(RftError):

@@ -1,11 +1,17 @@
-"""One rollout: a task goes through an environment, the policy answers, the tokens are kept as sampled."""
+"""One rollout: a task goes through an environment, the policy answers, its tokens are kept as sampled.
+
+The loop is the same whoever answers; a `Voice` is the policy's side of one conversation. `Player` speaks
+through an engine, in tokens; `rft.rollout.endpoint.EndpointPlayer` through somebody's chat API, in messages.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from rft.engine.base import Engine, Sampling
 from rft.environment import Environment
@@ -17,18 +23,39 @@ from rft.types import Message, Rollout, StopReason, Task, Turn
 _SEED_BITS = 62  # vLLM takes a signed 64-bit seed
 
 
-@dataclass(frozen=True)
-class Player:
-    """What every rollout of a run shares."""
+class Voice(Protocol):
+    """The policy's side of one conversation."""
 
-    engine: Engine
-    template: ChatTemplate
+    turns: list[Turn]
+    """What was sampled so far; stays empty where tokens are not known."""
+    metrics: dict[str, float]
+
+    def open(self, messages: str | Sequence[Message], tools: Sequence[Mapping[str, object]]) -> None:
+        """Takes in what the environment says first."""
+        ...
+
+    async def say(self, seed: int, temperature: float) -> tuple[Message, str] | None:
+        """The next answer and its finish reason, "stop" or "length"; None when there is no room for one."""
+        ...
+
+    def hear(self, said: Message, replies: Sequence[Message]) -> None:
+        """Takes in the environment's reply to `said`."""
+        ...
+
+
+class AnyPlayer:
+    """Plays tasks to their end with whatever voice a subclass gives."""
+
     make_environment: Callable[[], Environment]
     spec: RolloutSpec
-    max_total_tokens: int
-    """Prompt and all turns together."""
-    adapter: str | None = None
-    """None for the policy; "base" for the weights it started from, where an adapter is trained."""
+
+    def voice(self) -> Voice:
+        """A fresh side of one conversation."""
+        raise NotImplementedError
+
+    def held(self) -> AbstractContextManager[None]:
+        """While held, requests are taken and none is begun: a step's first requests then start as one batch."""
+        raise NotImplementedError
 
     async def play(self, task: Task, *, group_id: str, index: int, seed: int, temperature: float) -> Rollout:
         """Plays one rollout to its end. Reaching a limit is truncation, not failure.
@@ -36,6 +63,7 @@ class Player:
         Raises:
             EnvironmentFailure: the environment's infrastructure broke, twice.
             EngineError: the engine died.
+            EndpointError: an endpoint gave no answer.
         """
         try:
             return await self._play_once(task, group_id, index, seed, temperature)
@@ -57,31 +85,22 @@ class Player:
         self, environment: Environment, task: Task, group_id: str, index: int, seed: int, temperature: float
     ) -> Rollout:
         observation = await environment.reset(task, seed=seed)
-        conversation = Conversation(self.template)
-        context = conversation.open(observation.messages, observation.tools)
+        voice = self.voice()
+        voice.open(observation.messages, observation.tools)
         opening = observation.messages
         messages = [Message("user", opening)] if isinstance(opening, str) else list(opening)
-        turns: list[Turn] = []
         rewards: list[float | None] = []
         metrics: dict[str, float] = {}
         state: dict[str, object] = {}
         stop: StopReason = "max_turns"
         for number in range(self.spec.max_turns):
-            room = min(self.spec.max_new_tokens, self.max_total_tokens - len(conversation.ids))
-            if room <= 0:
+            answer = await voice.say(seed + number, temperature)
+            if answer is None:
                 stop = "length"
                 break
-            completion = await self.engine.generate(
-                conversation.ids, self._sampling(room, seed + number, temperature), adapter=self.adapter
-            )
-            said = conversation.sampled(completion.token_ids)
+            said, finish_reason = answer
             messages.append(said)
-            turns.append(
-                Turn(
-                    context, completion.token_ids, completion.logprobs, completion.finish_reason, completion.weight_versions
-                )
-            )
-            if completion.finish_reason == "length":
+            if finish_reason == "length":
                 stop = "length"
                 break
             step = await environment.step(said)
@@ -92,34 +111,92 @@ class Player:
             if step.done or step.truncated:
                 stop = "max_turns" if step.truncated else ("eos" if number == 0 else "env_done")
                 break
-            context = conversation.append(said, step.messages)
+            voice.hear(said, step.messages)
         return Rollout(
             id=f"{group_id}/{index}",
             group_id=group_id,
             task=task,
             messages=tuple(messages),
-            turns=tuple(turns),
+            turns=tuple(voice.turns),
             stop=stop,
             rewards=tuple(rewards),
             env=state,
-            metrics=metrics,
-            weight_version=max((span[0] for turn in turns for span in turn.weight_versions), default=0),
+            metrics=metrics | voice.metrics,
+            weight_version=max((span[0] for turn in voice.turns for span in turn.weight_versions), default=0),
             seed=seed,
         )
 
-    def _sampling(self, max_tokens: int, seed: int, temperature: float) -> Sampling:
-        spec = self.spec
-        return Sampling(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=spec.top_p,
-            top_k=spec.top_k,
-            min_p=spec.min_p,
-            stop=tuple(spec.stop),
-            # Greedy decoding draws nothing; a seed would only slow the sampler down.
-            seed=seed if temperature > 0 else None,
-            extra=dict(spec.sampling),
+
+@dataclass(frozen=True)
+class Player(AnyPlayer):
+    """What every rollout of a run shares, answered by an engine."""
+
+    engine: Engine
+    template: ChatTemplate
+    make_environment: Callable[[], Environment]
+    spec: RolloutSpec
+    max_total_tokens: int
+    """Prompt and all turns together."""
+    adapter: str | None = None
+    """None for the policy; "base" for the weights it started from, where an adapter is trained."""
+
+    def voice(self) -> Voice:
+        """See `AnyPlayer.voice`."""
+        return _EngineVoice(self)
+
+    def held(self) -> AbstractContextManager[None]:
+        """See `AnyPlayer.held`."""
+        return self.engine.paused()
+
+
+class _EngineVoice:
+    """Speaks in tokens, which are kept as they were sampled."""
+
+    def __init__(self, player: Player) -> None:
+        self._player = player
+        self._conversation = Conversation(player.template)
+        self._context: tuple[int, ...] = ()
+        self.turns: list[Turn] = []
+        self.metrics: dict[str, float] = {}
+
+    def open(self, messages: str | Sequence[Message], tools: Sequence[Mapping[str, object]]) -> None:
+        self._context = self._conversation.open(messages, tools)
+
+    async def say(self, seed: int, temperature: float) -> tuple[Message, str] | None:
+        player = self._player
+        room = min(player.spec.max_new_tokens, player.max_total_tokens - len(self._conversation.ids))
+        if room <= 0:
+            return None
+        completion = await player.engine.generate(
+            self._conversation.ids, _sampling(player.spec, room, seed, temperature), adapter=player.adapter
         )
+        self.turns.append(
+            Turn(
+                self._context,
+                completion.token_ids,
+                completion.logprobs,
+                completion.finish_reason,
+                completion.weight_versions,
+            )
+        )
+        return self._conversation.sampled(completion.token_ids), completion.finish_reason
+
+    def hear(self, said: Message, replies: Sequence[Message]) -> None:
+        self._context = self._conversation.append(said, replies)
+
+
+def _sampling(spec: RolloutSpec, max_tokens: int, seed: int, temperature: float) -> Sampling:
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        min_p=spec.min_p,
+        stop=tuple(spec.stop),
+        # Greedy decoding draws nothing; a seed would only slow the sampler down.
+        seed=seed if temperature > 0 else None,
+        extra=dict(spec.sampling),
+    )
 
 
 def rollout_seed(*parts: object) -> int:
