@@ -92,7 +92,7 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         engine_dtype = dtype if recipe.engine.dtype == "auto" else recipe.engine.dtype
         _require_room(recipe, folder, dtype, engine_dtype)
         template = ChatTemplate(load_tokenizer(folder, recipe.model))
-        limit = _context_limit(recipe, folder)
+        limit = context_limit(recipe, folder)
         heldout, train, context = _fitting(recipe, view, template, split.heldout, split.train, limit)
 
         engine = open_engine(
@@ -136,7 +136,7 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         )
         if sock is not None:
             _serve(recipe, engine, sock, view, stack)
-        runner = _score_with(evaluator, stack)
+        runner = score_with(evaluator, stack)
         yield Parts(
             recipe=recipe,
             order=TaskOrder(train, seed=recipe.seed, shuffle=recipe.data.shuffle),
@@ -151,7 +151,8 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         )
 
 
-def _score_with(evaluator: Evaluator, stack: ExitStack) -> ScoringRunner:
+def score_with(evaluator: Evaluator, stack: ExitStack) -> ScoringRunner:
+    """The evaluator at work, until the stack is left."""
     runner = ScoringRunner(evaluator)
     background.run(runner.setup())
     stack.callback(lambda: background.run(runner.close()))
@@ -214,7 +215,7 @@ def _reference(recipe: Recipe, folder: Path, dtype: str, device: str) -> Any:
     return Policy.load(recipe.model, folder, dtype=dtype, device=device).model.requires_grad_(False).eval()
 
 
-def _context_limit(recipe: Recipe, folder: Path) -> int:
+def context_limit(recipe: Recipe, folder: Path) -> int:
     """Tokens a sequence may have at most, by the model or the recipe."""
     from transformers import AutoConfig
 
@@ -237,11 +238,16 @@ def _fitting(
             view.note(f"{name}: {dropped}")
         longest = max(longest, min(dropped.longest, room))
         kept.append(fitting)
+    return kept[0], kept[1], conversation_tokens(recipe, longest, limit)
+
+
+def conversation_tokens(recipe: Recipe, longest_prompt: int, limit: int) -> int:
+    """Tokens that a prompt and all that follows it may need, at most `limit`."""
+    spec = recipe.rollout
     if recipe.environment.use == "single_turn":
-        context = longest + spec.max_new_tokens
-    else:  # every turn may be answered at length
-        context = longest + spec.max_turns * (2 * spec.max_new_tokens)
-    return kept[0], kept[1], min(context, limit)
+        return min(longest_prompt + spec.max_new_tokens, limit)
+    # Every turn may be answered at length.
+    return min(longest_prompt + spec.max_turns * (2 * spec.max_new_tokens), limit)
 
 
 def _sequences(recipe: Recipe) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
@@ -39,6 +39,7 @@ app.add_typer(runs, name="runs", help="Look at runs.", epilog="Example: rft runs
 if TYPE_CHECKING:
     from rft.recipe.schema import EngineSpec, Recipe, ServeSpec
     from rft.runs.folder import RunFolder
+    from rft.runs.view import View
 
 _STACK = ("torch", "transformers", "vllm", "peft", "accelerate", "datasets")
 _LONGEST = 400
@@ -170,20 +171,27 @@ def _stopped_run(which: str) -> RunFolder:
 
 def _train(recipe: Recipe, resumed: RunFolder | None, as_json: bool, debug: bool) -> None:
     from rft.runs.files import to_json
+
+    with _view(recipe.train.steps, as_json, debug) as (view, out):
+        from rft.train import train as run
+
+        summary = run(recipe, view=view, resume=resumed, debug=debug)
+        view.console.print(summary)
+        if as_json:
+            print(to_json(summary.to_json()), file=out)
+
+
+@contextlib.contextmanager
+def _view(total_steps: int, as_json: bool, debug: bool) -> Iterator[tuple[View, TextIO]]:
+    """How a long command shows itself, and where its JSON line goes: to a stdout that nobody else can reach."""
     from rft.runs.quiet import reserved_stdout, terminal
     from rft.runs.view import View
 
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
         console = Console(file=terminal("stderr") if as_json else out, highlight=False)
-        from rft.train import train as run
-
         # The libraries' output, which --debug lets through, would tear a live table.
-        view = View(recipe.train.steps, plain=True if as_json or debug else None, console=console)
-        summary = run(recipe, view=view, resume=resumed, debug=debug)
-        console.print(summary)
-        if as_json:
-            print(to_json(summary.to_json()), file=out)
+        yield View(total_steps, plain=True if as_json or debug else None, console=console), out
 
 
 def _serve_overrides(address: str | None) -> list[str]:
@@ -195,6 +203,157 @@ def _serve_overrides(address: str | None) -> list[str]:
         raise UserError(f"--serve takes [HOST]:PORT, for example :8000, got {address!r}")
     host = host.removeprefix("[").removesuffix("]")
     return [f"serve.port={port}"] + ([f"serve.host='{host}'"] if host else [])
+
+
+@app.command("eval", epilog="Example: rft eval quickstart --model quickstart --min-score 0.3")
+def evaluate(
+    context: typer.Context,
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A run, a checkpoint, a model, or an endpoint http://host:port/v1#name. May be repeated; the "
+            "recipe's own model when left out."
+        ),
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Held-out tasks; else eval.tasks.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Answers per task; else eval.samples.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Else eval.temperature; 0 is greedy.")
+    ] = None,
+    k: Annotated[list[int] | None, typer.Option("--k", help="Show pass@k. May be repeated.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="An answer passes from this score on; else the top of the range.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Fail unless every model's mean reaches this.")
+    ] = None,
+    no_worse_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Fail unless every other model is no worse than this one, or `first`."
+        ),
+    ] = None,
+    margin: Annotated[float, typer.Option(min=0, help="How much worse still counts as no worse.")] = 0.0,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Environment variable with the endpoints' key.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Conversations with an endpoint at a time.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write everything as JSON, the answers too.")
+    ] = None,
+    output_dir: OutputDir = "runs",
+    as_json: Json = False,
+) -> None:
+    """Compare models on a recipe's held-out tasks. Exit code 1 when --min-score or --no-worse-than fails."""
+    from rft.recipe.load import load_recipe
+    from rft.runs.files import to_json, write_whole
+    from rft.runs.quiet import reserved_stdout, terminal
+    from rft.runs.view import View
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UserError(f"--out: there is no folder {out.absolute().parent}")
+    asked = {"eval.samples": samples, "eval.temperature": temperature}
+    loaded = load_recipe(
+        recipe, [*(overrides or ()), *(f"{key}={value}" for key, value in asked.items() if value is not None)]
+    )
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
+        console = Console(
+            file=terminal("stderr") if as_json else lines,
+            highlight=False,
+            width=None if lines.isatty() else 160,
+        )
+        from rft.evaluate import Goals
+        from rft.evaluate import evaluate as run
+
+        debug = bool(context.obj)
+        found = run(
+            loaded,
+            model or (),
+            view=View(
+                len(model or [""]), plain=True if as_json or debug else None, unit="model", console=console
+            ),
+            tasks=tasks,
+            ks=k or (),
+            threshold=threshold,
+            goals=Goals(min_score, no_worse_than, margin),
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            output_dir=output_dir,
+            debug=debug,
+        )
+        console.print(found)
+        if out is not None:
+            write_whole(out, to_json(found.to_json(with_answers=True)) + "\n")
+        if as_json:
+            print(to_json(found.to_json()), file=lines)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command(
+    "eval", epilog="Example: rft eval quickstart --model quickstart --no-worse-than first --margin 0.02"
+)
+def evaluate(
+    context: typer.Context,
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A run, a checkpoint, a model or http://HOST/v1#NAME; may be repeated. The recipe's when left out.",
+        ),
+    ] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Held-out tasks; eval.tasks when unset.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Answers to each; eval.samples when unset.")
+    ] = None,
+    pass_at: Annotated[list[int] | None, typer.Option(min=1, help="k of pass@k; may be repeated.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="The score from which on an answer passes.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Exit with 1 if a mean is below.")] = None,
+    no_worse_than: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Exit with 1 if another may be worse; `first` is the first."),
+    ] = None,
+    margin: Annotated[float, typer.Option(min=0.0, help="How much worse is still no worse.")] = 0.0,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable with the endpoints' key.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Conversations with an endpoint at a time.")] = 16,
+    output_dir: OutputDir = "runs",
+    answers: Annotated[bool, typer.Option("--answers", help="Put all answers into the JSON.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare models on a recipe's held-out tasks: means with intervals, paired differences, pass@k."""
+    from rft.recipe.load import load_recipe
+    from rft.runs.files import to_json
+
+    loaded = load_recipe(recipe, [*(overrides or ()), *([f"eval.samples={samples}"] if samples else ())])
+    with _view(0, as_json, bool(context.obj)) as (view, out):
+        from rft.evaluate import Goals
+        from rft.evaluate import evaluate as run
+
+        comparison = run(
+            loaded,
+            model or (),
+            view=view,
+            tasks=tasks,
+            ks=pass_at or (),
+            threshold=threshold,
+            goals=Goals(min_score, no_worse_than, margin),
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            output_dir=output_dir,
+            debug=bool(context.obj),
+        )
+        view.console.print(comparison)
+        if as_json:
+            print(to_json(comparison.to_json(with_answers=answers)), file=out)
+    if not comparison.passed:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: rft serve quickstart serve.port=9000 serve.api_key_env=MY_KEY")

@@ -16,11 +16,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rft.engine.open import open_engine
 from rft.errors import ModelError, RunError
 from rft.models.source import locate
+from rft.recipe.schema import EngineSpec
 from rft.runs.checkpoint import latest
 from rft.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rft.engine.vllm import VLLMEngine
 
 _ABOUT = "rft.json"
 
@@ -33,6 +39,13 @@ class Target:
     model_dir: Path
     adapter_dir: Path | None = None
     version: int = 0
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """An adapter's own tokenizer where it has one: its chat template is the one that was trained with."""
+        if self.adapter_dir is not None and (self.adapter_dir / "tokenizer_config.json").is_file():
+            return self.adapter_dir
+        return self.model_dir
 
     @property
     def adapter_rank(self) -> int | None:
@@ -64,6 +77,41 @@ def resolve_target(target: str, output_dir: str | Path = "runs") -> Target:
     if newest is None:
         raise RunError(f"run {run.id} has no checkpoint yet; let it finish, or set train.checkpoint.every")
     return _checkpoint(newest.absolute())
+
+
+def open_target(
+    target: Target,
+    spec: EngineSpec,
+    *,
+    dtype: str,
+    max_model_len: int,
+    max_num_seqs: int,
+    seed: int = 0,
+    served_name: str,
+    trust_remote_code: bool = False,
+) -> VLLMEngine:
+    """An engine with the target's weights, adapter included. Nobody will write them, so vLLM may repack them.
+
+    Arguments and errors are those of `rft.engine.open.open_engine`.
+    """
+    args = {} if target.tokenizer_dir == target.model_dir else {"tokenizer": str(target.tokenizer_dir)}
+    engine = open_engine(
+        spec.model_copy(update={"args": args | spec.args}),
+        target.model_dir,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        seed=seed,
+        plain_weights=False,
+        served_name=served_name,
+        lora_rank=target.adapter_rank,
+        trust_remote_code=trust_remote_code,
+    )
+    with engine.paused():
+        if target.adapter_dir is not None:
+            engine.add_adapter(target.adapter_dir)
+        engine.weights_changed(target.version)
+    return engine
 
 
 def _checkpoint(folder: Path) -> Target:

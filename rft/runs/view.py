@@ -40,6 +40,7 @@ class View:
         total_steps: steps of the whole run, also when it resumes part way.
         quiet: show nothing.
         plain: lines instead of a live table; when unset, decided by the terminal, `CI` and `TERM`.
+        unit: what is counted.
         console: where to show it; when unset, the process's stdout, also while `Quiet` redirects that.
         clock: seconds, for tests.
     """
@@ -50,10 +51,12 @@ class View:
         quiet: bool = False,
         plain: bool | None = None,
         *,
+        unit: str = "step",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total_steps = total_steps
+        self._unit = unit
         self.console = console or Console(file=terminal("stdout"), highlight=False)
         self._quiet = quiet
         self._plain = wants_plain(self.console) if plain is None else plain
@@ -108,7 +111,7 @@ class View:
         """How far the phase is, for example 41 of 64 rollouts scored."""
         self._progress = (done, total)
         if self._plain and self._clock() - self._line_since >= _HEARTBEAT_S:
-            self._print(f"step {self.done + 1}/{self.total_steps}  {self._phase} {done}/{total}")
+            self._print(f"{self._unit} {self.done + 1}/{self.total_steps}  {self._phase} {done}/{total}")
 
     def step(self, metrics: Mapping[str, float], number: int | None = None) -> None:
         """A step is complete. `number` counts from 1; when unset, one more than the last."""
@@ -123,11 +126,11 @@ class View:
                 kind = key.removeprefix("fail/")
                 self._failures = {**self._failures, kind: self._failures.get(kind, 0) + int(value)}
         if self._plain:
-            self._print("  ".join([f"step {self.done}/{self.total_steps}", *self._facts()]))
+            self._print("  ".join([f"{self._unit} {self.done}/{self.total_steps}", *self._facts()]))
         for key, advice in out_of_range(metrics).items():
             if key not in self._advised:
                 self._advised.add(key)
-                self.note(f"step {self.done}: {advice}")
+                self.note(f"{self._unit} {self.done}: {advice}")
 
     def heldout(self, mean: float, low: float, high: float, when: str) -> None:
         """Reward on held-out tasks with its 95 % interval; `when` is "before", "after" or "step 10"."""
@@ -156,7 +159,7 @@ class View:
         head = f"{self.done} of {self.total_steps}" + (
             f" · {duration(left)} left" if left is not None else ""
         )
-        table.add_row("step", Text(head, style="bold"))
+        table.add_row(self._unit, Text(head, style="bold"))
         if self._rewards:
             table.add_row("reward", f"{self._rewards[-1]:.3f}  {sparkline(self._rewards)}")
         if self._heldout:

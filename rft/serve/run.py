@@ -13,13 +13,13 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rft.engine.open import open_engine, prepare_process
+from rft.engine.open import prepare_process
 from rft.errors import EngineError
 from rft.models.policy import pick_dtype
 from rft.recipe.schema import EngineSpec, ServeSpec
 from rft.runs.quiet import Quiet
 from rft.serve.server import Server, listen
-from rft.target import Target, resolve_target
+from rft.target import Target, open_target, resolve_target
 
 if TYPE_CHECKING:
     from rft.engine.vllm import VLLMEngine
@@ -83,24 +83,14 @@ def _open(target: Target, spec: ServeSpec, engine: EngineSpec, name: str) -> VLL
     config = AutoConfig.from_pretrained(target.model_dir, trust_remote_code=trust)
     longest = getattr(config.get_text_config(), "max_position_embeddings", _MAX_MODEL_LEN)
     args = {"reasoning_parser": spec.reasoning_parser} if spec.reasoning_parser else {}
-    if target.adapter_dir is not None and (target.adapter_dir / "tokenizer_config.json").is_file():
-        args["tokenizer"] = str(target.adapter_dir)  # its chat template is the one that was trained with
-    opened = open_engine(
+    return open_target(
+        target,
         engine.model_copy(update={"args": args | engine.args}),
-        target.model_dir,
         dtype=pick_dtype(engine.dtype),
         max_model_len=min(longest, _MAX_MODEL_LEN),
         max_num_seqs=_MAX_NUM_SEQS,
-        seed=0,
-        plain_weights=False,
         served_name=name,
-        lora_rank=target.adapter_rank,
     )
-    with opened.paused():
-        if target.adapter_dir is not None:
-            opened.add_adapter(target.adapter_dir)
-        opened.weights_changed(target.version)
-    return opened
 
 
 def _welcome(url: str, name: str, version: int, api_key_env: str | None) -> Iterator[str]:
