@@ -5,6 +5,7 @@
 
 `weight_version` is the newest version that sampled any of the answer's tokens, `weight_versions` the spans
 (version, start, end) over the first choice's tokens; with several choices `choices` lists the spans of each.
+Beam search, which samples token by token, is told `weight_version` alone.
 A stream's header holds the version at its start; the chunks that follow its last token hold the field.
 
 The engine reports spans per request, the app builds JSON without them. The two meet in a context variable:
@@ -43,11 +44,13 @@ class Answer:
     """By (prompt, choice), in the order of the answer's choices."""
     started: int = 0
     finished: int = 0
+    searched: bool = False
+    """Beam search asks anew for every token, so that no request's spans are those of a choice."""
 
     @property
     def complete(self) -> bool:
         """Whether the last token has been sampled."""
-        return self.started == self.finished > 0
+        return self.started == self.finished and bool(self.spans)
 
     @property
     def version(self) -> int:
@@ -60,14 +63,11 @@ class Answer:
         >>> Answer({(0, 0): [(3, 0, 5), (4, 5, 9)]}, 1, 1).body()
         {'weight_version': 4, 'weight_versions': [(3, 0, 5), (4, 5, 9)]}
         """
-        choices = [self.spans[key] for key in sorted(self.spans)]
-        fields: dict[str, Any] = {
-            "weight_version": self.version,
-            "weight_versions": choices[0] if choices else [],
-        }
-        if len(choices) > 1:
-            fields["choices"] = choices
-        return fields
+        if self.searched:
+            return {"weight_version": self.version}
+        first, *others = choices = [self.spans[key] for key in sorted(self.spans)]
+        fields = {"weight_version": self.version, "weight_versions": first}
+        return {**fields, "choices": choices} if others else fields
 
 
 _answer: ContextVar[Answer | None] = ContextVar("rft_answer", default=None)
@@ -76,6 +76,7 @@ _answer: ContextVar[Answer | None] = ContextVar("rft_answer", default=None)
 async def watch(outputs: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
     """Passes one request's `RequestOutput`s on and notes their version spans in the answer being made."""
     answer = _answer.get() or Answer()
+    answer.searched |= answer.finished > 0  # prompts of one call all start before the first is done
     prompt = answer.started
     answer.started += 1
     async with aclosing(outputs):  # type: ignore[type-var]  # vLLM's outputs come from an async generator

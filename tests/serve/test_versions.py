@@ -77,6 +77,16 @@ async def test_several_choices_have_their_spans_in_the_order_of_the_choices():
     }
 
 
+async def test_beam_search_is_told_the_newest_version_alone():
+    async def endpoint(_):
+        for version in (1, 2, 2):
+            async for _ in watch(outputs(output(True, c0=[(version, 0, 1)]))):
+                pass
+        return JSONResponse({"choices": []})
+
+    assert (await ask(endpoint, "/v1/completions")).json()["rft"] == {"weight_version": 2}
+
+
 async def test_a_stream_is_passed_on_piece_by_piece_and_only_its_last_chunks_are_added_to():
     may_finish = asyncio.Event()
 
