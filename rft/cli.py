@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 _STACK = ("torch", "transformers", "vllm", "peft", "accelerate", "datasets")
 _LONGEST = 400
+"""Characters of an unexpected error's message that are shown."""
+_PIPED_WIDTH = 160
+"""Columns of a table that goes into a pipe; rich would squeeze it into 80."""
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A .yaml file, or the name of a shipped recipe.")
@@ -92,8 +95,7 @@ def _print(as_json: bool, values: Any, *shown: RenderableType) -> None:
     if as_json:
         print(to_json(values))
     else:
-        # Piped, a table is not squeezed into the 80 columns rich takes for granted.
-        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(*shown)
+        Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(*shown)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -182,16 +184,17 @@ def _train(recipe: Recipe, resumed: RunFolder | None, as_json: bool, debug: bool
 
 
 @contextlib.contextmanager
-def _view(total_steps: int, as_json: bool, debug: bool) -> Iterator[tuple[View, TextIO]]:
-    """How a long command shows itself, and where its JSON line goes: to a stdout that nobody else can reach."""
+def _view(total_steps: int, as_json: bool, debug: bool, unit: str = "step") -> Iterator[tuple[View, TextIO]]:
+    """How a long command shows itself, and where its JSON line goes: a stdout that nobody else can reach."""
     from rft.runs.quiet import reserved_stdout, terminal
     from rft.runs.view import View
 
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
-        console = Console(file=terminal("stderr") if as_json else out, highlight=False)
+        file = terminal("stderr") if as_json else out
+        console = Console(file=file, highlight=False, width=None if file.isatty() else _PIPED_WIDTH)
         # The libraries' output, which --debug lets through, would tear a live table.
-        yield View(total_steps, plain=True if as_json or debug else None, console=console), out
+        yield View(total_steps, plain=True if as_json or debug else None, unit=unit, console=console), out
 
 
 def _serve_overrides(address: str | None) -> list[str]:
@@ -213,8 +216,8 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A run, a checkpoint, a model, or an endpoint http://host:port/v1#name. May be repeated; the "
-            "recipe's own model when left out."
+            help="A run, a checkpoint, a model, or an endpoint http://host:port/v1#name. May be repeated; "
+            "the recipe's own model when left out."
         ),
     ] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="Held-out tasks; else eval.tasks.")] = None,
@@ -249,8 +252,6 @@ def evaluate(
     """Compare models on a recipe's held-out tasks. Exit code 1 when --min-score or --no-worse-than fails."""
     from rft.recipe.load import load_recipe
     from rft.runs.files import to_json, write_whole
-    from rft.runs.quiet import reserved_stdout, terminal
-    from rft.runs.view import View
 
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {out.absolute().parent}")
@@ -258,23 +259,15 @@ def evaluate(
     loaded = load_recipe(
         recipe, [*(overrides or ()), *(f"{key}={value}" for key, value in asked.items() if value is not None)]
     )
-    with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
-        console = Console(
-            file=terminal("stderr") if as_json else lines,
-            highlight=False,
-            width=None if lines.isatty() else 160,
-        )
+    debug = bool(context.obj)
+    with _view(len(model or [""]), as_json, debug, unit="model") as (view, lines):
         from rft.evaluate import Goals
         from rft.evaluate import evaluate as run
 
-        debug = bool(context.obj)
         found = run(
             loaded,
             model or (),
-            view=View(
-                len(model or [""]), plain=True if as_json or debug else None, unit="model", console=console
-            ),
+            view=view,
             tasks=tasks,
             ks=k or (),
             threshold=threshold,
@@ -284,75 +277,12 @@ def evaluate(
             output_dir=output_dir,
             debug=debug,
         )
-        console.print(found)
+        view.console.print(found)
         if out is not None:
             write_whole(out, to_json(found.to_json(with_answers=True)) + "\n")
         if as_json:
             print(to_json(found.to_json()), file=lines)
     if not found.passed:
-        raise typer.Exit(1)
-
-
-@app.command(
-    "eval", epilog="Example: rft eval quickstart --model quickstart --no-worse-than first --margin 0.02"
-)
-def evaluate(
-    context: typer.Context,
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A run, a checkpoint, a model or http://HOST/v1#NAME; may be repeated. The recipe's when left out.",
-        ),
-    ] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Held-out tasks; eval.tasks when unset.")] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Answers to each; eval.samples when unset.")
-    ] = None,
-    pass_at: Annotated[list[int] | None, typer.Option(min=1, help="k of pass@k; may be repeated.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="The score from which on an answer passes.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Exit with 1 if a mean is below.")] = None,
-    no_worse_than: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Exit with 1 if another may be worse; `first` is the first."),
-    ] = None,
-    margin: Annotated[float, typer.Option(min=0.0, help="How much worse is still no worse.")] = 0.0,
-    api_key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The environment variable with the endpoints' key.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Conversations with an endpoint at a time.")] = 16,
-    output_dir: OutputDir = "runs",
-    answers: Annotated[bool, typer.Option("--answers", help="Put all answers into the JSON.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Compare models on a recipe's held-out tasks: means with intervals, paired differences, pass@k."""
-    from rft.recipe.load import load_recipe
-    from rft.runs.files import to_json
-
-    loaded = load_recipe(recipe, [*(overrides or ()), *([f"eval.samples={samples}"] if samples else ())])
-    with _view(0, as_json, bool(context.obj)) as (view, out):
-        from rft.evaluate import Goals
-        from rft.evaluate import evaluate as run
-
-        comparison = run(
-            loaded,
-            model or (),
-            view=view,
-            tasks=tasks,
-            ks=pass_at or (),
-            threshold=threshold,
-            goals=Goals(min_score, no_worse_than, margin),
-            api_key_env=api_key_env,
-            concurrency=concurrency,
-            output_dir=output_dir,
-            debug=bool(context.obj),
-        )
-        view.console.print(comparison)
-        if as_json:
-            print(to_json(comparison.to_json(with_answers=answers)), file=out)
-    if not comparison.passed:
         raise typer.Exit(1)
 
 

@@ -295,6 +295,62 @@ def test_runs_show_says_how_to_go_on_with_a_stopped_run(stopped, capsys):
     assert "--resume" not in capsys.readouterr().out
 
 
+# ---- eval
+
+
+@pytest.fixture
+def comparing(monkeypatch):
+    """Replaces the comparison; `passed` is its verdict."""
+    called = types.SimpleNamespace(passed=True, recipe=None)
+
+    class Comparison:
+        passed = property(lambda self: called.passed)
+
+        def to_json(self, *, with_answers=False):
+            return {"passed": self.passed, "answers": with_answers}
+
+        def __rich__(self):
+            return "the table"
+
+    def evaluate(recipe, models, **options):
+        called.recipe, called.models, called.options = recipe, models, options
+        print("chatter")
+        return Comparison()
+
+    page = types.SimpleNamespace(evaluate=evaluate, Goals=lambda *values: values)
+    monkeypatch.setitem(sys.modules, "rft.evaluate", page)
+    return called
+
+
+def test_eval_hands_over_models_and_questions(recipe, comparing, capfd):
+    models = ["--model", "a", "--model", "b"]
+    questions = ["--min-score", "0.5", "--no-worse-than", "first", "--margin", "0.1", "--k", "1", "--k", "4"]
+    assert rft("eval", recipe, *models, "--samples", "4", "--temperature", "0.7", *questions) == 0
+    assert (comparing.recipe.eval.samples, comparing.recipe.eval.temperature) == (4, 0.7)
+    assert comparing.models == ["a", "b"]
+    assert comparing.options["ks"] == [1, 4]
+    assert comparing.options["goals"] == (0.5, "first", 0.1)
+    assert "the table" in capfd.readouterr().out
+
+
+def test_eval_prints_one_json_line_with_the_table_beside_it(recipe, comparing, capfd):
+    assert rft("eval", recipe, "--json", "--out", "all.json") == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out) == {"passed": True, "answers": False}
+    assert "the table" in shown.err and "chatter" in shown.err
+    assert json.loads(Path("all.json").read_text()) == {"passed": True, "answers": True}
+
+
+def test_a_comparison_that_does_not_pass_exits_with_1(recipe, comparing):
+    comparing.passed = False
+    assert rft("eval", recipe) == 1
+
+
+def test_a_result_that_could_not_be_written_is_refused_before_anything_loads(recipe, comparing):
+    assert rft("eval", recipe, "--out", "no/such/folder.json") == 2
+    assert comparing.recipe is None
+
+
 # ---- serve
 
 
