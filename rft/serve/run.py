@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from rft.engine.open import prepare_process
 from rft.errors import EngineError
-from rft.models.policy import pick_dtype
 from rft.recipe.schema import EngineSpec, ServeSpec
 from rft.runs.quiet import Quiet
 from rft.serve.server import Server, listen
@@ -78,6 +77,8 @@ def serve(
 
 def _open(target: Target, spec: ServeSpec, engine: EngineSpec, name: str) -> VLLMEngine:
     from transformers import AutoConfig
+
+    from rft.models.policy import pick_dtype  # brings torch, which must come after prepare_process
 
     trust = bool(engine.args.get("trust_remote_code"))
     config = AutoConfig.from_pretrained(target.model_dir, trust_remote_code=trust)
