@@ -105,7 +105,16 @@ class EvaluatorError(RftError):
 
 
 class EnvironmentFailure(RftError):
-    """Raise it from an environment when its infrastructure failed; tool errors are messages instead."""
+    """Raise it from an environment when its infrastructure failed; tool errors are messages instead.
+
+    Args:
+        detail: what happened, without secrets; it is stored with the rollout.
+        kind: one of the failure kinds of `rft.types.FailureKind`.
+    """
+
+    def __init__(self, detail: str, kind: FailureKind = "sandbox") -> None:
+        self.kind: FailureKind = kind
+        super().__init__(detail)
 
 
 class EndpointError(RftError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 
 from rft.errors import EndpointError, EnvironmentFailure
 from rft.rollout.play import AnyPlayer, rollout_seed
@@ -28,8 +29,8 @@ async def collect(
 
     Args:
         score: scores one rollout and never raises; see `rft.scoring.ScoringRunner.score`.
-        tasks_P: the step's tasks; one may occur twice.
-        seed_parts: what, beside task and number, makes the rollouts' seeds: the run's seed and the step.
+        tasks_P: the step's tasks; one may occur twice, and is then sampled with other seeds.
+        seed_parts: what, beside a rollout's own place, makes its seed: the run's seed and the step.
         settle: a last look at a whole group's scores.
         on_progress: called with (scored, total) after each rollout.
 
@@ -45,38 +46,56 @@ async def collect(
         nonlocal done
         seed = rollout_seed(*seed_parts, group_id, index)  # the group, as one task may stand in a step twice
         # What is left of a rollout that nobody could finish.
-        rollout = Rollout(f"{group_id}/{index}", group_id, task, tuple(task.messages), stop="tool_error", seed=seed)
+        rollout = Rollout(
+            f"{group_id}/{index}", group_id, task, tuple(task.messages), stop="tool_error", seed=seed
+        )
         try:
-            rollout = await player.play(task, group_id=group_id, index=index, seed=seed, temperature=temperature)
+            rollout = await player.play(
+                task, group_id=group_id, index=index, seed=seed, temperature=temperature
+            )
             verdict = await score(rollout)
         except EnvironmentFailure as error:
-            verdict = Score.failed("sandbox", f"environment: {error}")
+            verdict = Score.failed(error.kind, f"environment: {error}")
         except EndpointError as error:
             verdict = Score.failed(error.kind, f"endpoint: {error.detail}")
         done += 1
         on_progress(done, total)
         return rollout, verdict
 
-    # Held until every rollout has made its first request, the engine starts them all in one batch: the same
-    # batch every time, so that the same recipe and seed sample the same tokens.
-    hold = player.held()
-    await asyncio.to_thread(hold.__enter__)
     try:
-        async with asyncio.TaskGroup() as together:
+        # Held until every rollout has made its first request, the engine starts them all in one batch: the
+        # same batch every time, so that the same recipe and seed sample the same tokens.
+        async with asyncio.TaskGroup() as together, _held(player.held()):
             members_PG = [
                 [together.create_task(one(task, f"{number}-{task.id}", index)) for index in range(group_size)]
                 for number, task in enumerate(tasks_P)
             ]
             await asyncio.sleep(0)
-            hold.__exit__(None, None, None)
-            hold = None
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    finally:
-        if hold is not None:
-            hold.__exit__(None, None, None)
+        first = errors.exceptions[0]  # the others say the same
+        raise first from first.__cause__
     groups = []
     for task, members_G in zip(tasks_P, members_PG, strict=True):
         rollouts_G, scores_G = zip(*(member.result() for member in members_G), strict=True)
         groups.append(Group(rollouts_G[0].group_id, task, rollouts_G, settle(scores_G)))
     return groups
+
+
+@asynccontextmanager
+async def _held(hold: AbstractContextManager[None]) -> AsyncIterator[None]:
+    """Enters `hold` in a thread, as that may take a whole engine step, and this loop has others to serve."""
+    entering = asyncio.create_task(asyncio.to_thread(hold.__enter__))
+
+    def release(entered: asyncio.Task[None]) -> None:
+        if not entered.cancelled() and entered.exception() is None:
+            hold.__exit__(None, None, None)
+
+    try:
+        await asyncio.shield(entering)
+        yield
+    finally:
+        # A thread cannot be cancelled: when the wait for it was, the engine is let go as soon as it is held.
+        if entering.done():
+            release(entering)
+        else:
+            entering.add_done_callback(release)

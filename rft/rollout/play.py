@@ -2,16 +2,23 @@
 
 The loop is the same whoever answers; a `Voice` is the policy's side of one conversation. `Player` speaks
 through an engine, in tokens; `rft.rollout.endpoint.EndpointPlayer` through somebody's chat API, in messages.
+
+Whose fault it is when a rollout does not end well: a limit reached is truncation; infrastructure that broke
+is an `EnvironmentFailure`, tried once more; any other exception in an environment's code is its author's
+mistake and becomes a failure of kind "bug"; an engine that died ends everything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from rft.engine.base import Engine, Sampling
 from rft.environment import Environment
@@ -20,7 +27,14 @@ from rft.recipe.schema import RolloutSpec
 from rft.rollout.conversation import ChatTemplate, Conversation
 from rft.types import Message, Rollout, StopReason, Task, Turn
 
+log = logging.getLogger("rft")
+
+T = TypeVar("T")
+
 _SEED_BITS = 62  # vLLM takes a signed 64-bit seed
+_CLOSE_S = 30.0
+_FINAL = ("timeout", "bug")
+"""Kinds not tried again: a rollout that used up its time would use it twice, and wrong code does not heal."""
 
 
 class Voice(Protocol):
@@ -54,37 +68,44 @@ class AnyPlayer:
         raise NotImplementedError
 
     def held(self) -> AbstractContextManager[None]:
-        """While held, requests are taken and none is begun: a step's first requests then start as one batch."""
+        """While held, requests are taken and none is begun: first requests then start as one batch."""
         raise NotImplementedError
 
     async def play(self, task: Task, *, group_id: str, index: int, seed: int, temperature: float) -> Rollout:
         """Plays one rollout to its end. Reaching a limit is truncation, not failure.
 
         Raises:
-            EnvironmentFailure: the environment's infrastructure broke, twice.
+            EnvironmentFailure: the environment's infrastructure broke, twice; it took too long; or its code
+                is wrong. `kind` says which.
             EngineError: the engine died.
             EndpointError: an endpoint gave no answer.
         """
         try:
             return await self._play_once(task, group_id, index, seed, temperature)
-        except EnvironmentFailure:
+        except EnvironmentFailure as failure:
+            if failure.kind in _FINAL:
+                raise
             return await self._play_once(task, group_id, index, seed, temperature)
 
-    async def _play_once(self, task: Task, group_id: str, index: int, seed: int, temperature: float) -> Rollout:
+    async def _play_once(
+        self, task: Task, group_id: str, index: int, seed: int, temperature: float
+    ) -> Rollout:
         environment = self.make_environment()
         try:
-            return await asyncio.wait_for(
-                self._converse(environment, task, group_id, index, seed, temperature), self.spec.timeout_s
-            )
+            # Not `wait_for`, which runs its argument as another task: `collect` counts on every rollout
+            # making its first request before it waits for anything.
+            async with asyncio.timeout(self.spec.timeout_s):
+                return await self._converse(environment, task, group_id, index, seed, temperature)
         except TimeoutError as error:
-            raise EnvironmentFailure(f"a rollout of task {task.id} took over {self.spec.timeout_s:g} s") from error
+            took = f"a rollout of task {task.id} took over {self.spec.timeout_s:g} s (rollout.timeout_s)"
+            raise EnvironmentFailure(took, kind="timeout") from error
         finally:
-            await environment.close()
+            await _close(environment)
 
     async def _converse(
         self, environment: Environment, task: Task, group_id: str, index: int, seed: int, temperature: float
     ) -> Rollout:
-        observation = await environment.reset(task, seed=seed)
+        observation = await _answer(environment.reset(task, seed=seed))
         voice = self.voice()
         voice.open(observation.messages, observation.tools)
         opening = observation.messages
@@ -101,9 +122,10 @@ class AnyPlayer:
             said, finish_reason = answer
             messages.append(said)
             if finish_reason == "length":
+                rewards.append(None)  # the environment never saw this turn
                 stop = "length"
                 break
-            step = await environment.step(said)
+            step = await _answer(environment.step(said))
             rewards.append(step.reward)
             metrics |= step.metrics
             state |= step.state
@@ -179,10 +201,11 @@ class _EngineVoice:
                 completion.weight_versions,
             )
         )
-        return self._conversation.sampled(completion.token_ids), completion.finish_reason
+        said = self._conversation.sampled(completion.token_ids, _hidden_stop(player.spec))
+        return said, completion.finish_reason
 
     def hear(self, said: Message, replies: Sequence[Message]) -> None:
-        self._context = self._conversation.append(said, replies)
+        self._context = self._conversation.append(replies)
 
 
 def _sampling(spec: RolloutSpec, max_tokens: int, seed: int, temperature: float) -> Sampling:
@@ -199,7 +222,34 @@ def _sampling(spec: RolloutSpec, max_tokens: int, seed: int, temperature: float)
     )
 
 
+def _hidden_stop(spec: RolloutSpec) -> Sequence[str]:
+    return () if spec.sampling.get("include_stop_str_in_output") else spec.stop
+
+
+async def _answer(answer: Awaitable[T]) -> T:
+    """What an environment answers; what it raises by accident becomes a failure that says where."""
+    try:
+        return await answer
+    except EnvironmentFailure:
+        raise
+    except (TimeoutError, ConnectionError) as error:
+        raise EnvironmentFailure(f"{type(error).__name__}: {error}", kind="transport") from error
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise EnvironmentFailure(f"{type(error).__name__}: {error} ({where})", kind="bug") from error
+
+
+async def _close(environment: Environment) -> None:
+    """Always called, and bounded: a rollout is not lost with an environment that will not go."""
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await environment.close()
+    except Exception as error:
+        log.warning("an environment did not close: %s: %s", type(error).__name__, error)
+
+
 def rollout_seed(*parts: object) -> int:
-    """A seed from what makes a rollout itself: run seed, step, task id, number in its group."""
+    """A seed from what makes a rollout itself: run seed, step, group, number in its group."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
