@@ -64,6 +64,7 @@ PAGES = {
     "rft.preflight",
     "rft.target",
     "rft.cli",
+    "rft.cli_look",
     "rft.serve.app",
     "rft.serve.run",
 }
