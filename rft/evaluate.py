@@ -164,8 +164,8 @@ def _heldout(recipe: Recipe, requires: frozenset[str], tasks: int | None, view: 
     wanted = tasks or recipe.eval.tasks
     if recipe.data.eval is None and wanted > recipe.eval.tasks:
         raise UserError(
-            f"--tasks {wanted} is more than the {recipe.eval.tasks} tasks that training sets aside (eval.tasks); "
-            "the others were trained on. Set data.eval to tasks of their own, or take fewer"
+            f"--tasks {wanted} is more than the {recipe.eval.tasks} tasks that training sets aside "
+            "(eval.tasks); the others were trained on. Set data.eval to tasks of their own, or take fewer"
         )
     split = load_split(recipe.data, num_heldout=wanted, seed=recipe.seed, requires=requires)
     if len(split.heldout) < wanted:
@@ -180,7 +180,9 @@ def _find(name: str, recipe: Recipe, models: Sequence[str], output_dir: str) -> 
 
 
 @contextmanager
-def _local(target: Target, name: str, recipe: Recipe, heldout: list[Task], view: View) -> Iterator[_Contestant]:
+def _local(
+    target: Target, name: str, recipe: Recipe, heldout: list[Task], view: View
+) -> Iterator[_Contestant]:
     from rft.models.policy import load_tokenizer, pick_dtype
     from rft.rollout.conversation import ChatTemplate
 
@@ -227,7 +229,9 @@ def _endpoint(
         background.run(endpoint.close())
 
 
-def _answers(name: str, contestant: _Contestant, recipe: Recipe, runner: ScoringRunner, view: View) -> Answers:
+def _answers(
+    name: str, contestant: _Contestant, recipe: Recipe, runner: ScoringRunner, view: View
+) -> Answers:
     view.phase("rollout")
     started = time.perf_counter()
     groups = background.run(

@@ -85,12 +85,16 @@ class Endpoint:
         if not self.model and len(names) == 1:
             self.model = names[0]
         if self.model not in names:
-            told = f"has no model {self.model!r}" if self.model else "serves more than one model or does not tell"
+            told = (
+                f"has no model {self.model!r}"
+                if self.model
+                else "serves more than one model or does not tell"
+            )
             listed = f": {', '.join(names[:8])}" if names else ""
             raise ServeError(f"{self.url} {told}; name one as {self.url}#MODEL{listed}")
 
     async def ask(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """The first choice of an answer and the number of sampled tokens, where told; retried if that may help.
+        """The first choice of an answer and the number of sampled tokens, where told; retried if it may help.
 
         Raises EndpointError when no answer comes, ServeError for a wrong key or model.
         """
@@ -134,7 +138,12 @@ class Endpoint:
             )
 
     def _retrying(self) -> AsyncRetrying:
-        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+        from tenacity import (
+            AsyncRetrying,
+            retry_if_exception_type,
+            stop_after_attempt,
+            wait_random_exponential,
+        )
 
         backoff = wait_random_exponential(multiplier=self._pause_s, max=_LONGEST_PAUSE_S)
 
@@ -144,7 +153,10 @@ class Endpoint:
             return backoff(state) if asked is None else min(asked, _LONGEST_PAUSE_S)
 
         return AsyncRetrying(
-            retry=retry_if_exception_type(_PassingError), stop=stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True
+            retry=retry_if_exception_type(_PassingError),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait,
+            reraise=True,
         )
 
 
@@ -175,7 +187,9 @@ class EndpointPlayer(AnyPlayer):
     async def play(self, task: Task, *, group_id: str, index: int, seed: int, temperature: float) -> Rollout:
         """See `AnyPlayer.play`; time spent waiting for a slot is not the rollout's."""
         async with self._slots:
-            return await super().play(task, group_id=group_id, index=index, seed=seed, temperature=temperature)
+            return await super().play(
+                task, group_id=group_id, index=index, seed=seed, temperature=temperature
+            )
 
 
 class _ChatVoice:
@@ -210,7 +224,7 @@ class _ChatVoice:
 
     def hear(self, said: Message, replies: Sequence[Message]) -> None:
         if self._plain is not None:
-            raise ServeError("an endpoint cannot go on with plain text after its first answer; use chat prompts")
+            raise ServeError("an endpoint cannot go on with plain text after one answer; use chat prompts")
         self._messages += [message.to_dict() for message in (said, *replies)]
 
     def _sampling(self, seed: int, temperature: float) -> dict[str, Any]:
