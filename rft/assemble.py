@@ -22,7 +22,7 @@ from rft.evaluator import Evaluator
 from rft.models.memory import needed_memory_gb, num_parameters, require_memory
 from rft.models.source import locate
 from rft.recipe.resolve import resolve_environment, resolve_evaluator
-from rft.recipe.schema import Recipe
+from rft.recipe.schema import EngineSpec, Recipe
 from rft.rollout.play import Player
 from rft.runs.view import View
 from rft.scoring.health import FailureWatch
@@ -78,6 +78,7 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
 
         view.phase("loading model")
         prepare_process()
+        engine_spec = _for_serving(recipe)
         import torch
 
         from rft.engine.weights import bind
@@ -96,7 +97,7 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         heldout, train, context = _fitting(recipe, view, template, split.heldout, split.train, limit)
 
         engine = open_engine(
-            recipe.engine,
+            engine_spec,
             folder if weights_from is None or recipe.model.adapter else weights_from,
             dtype=engine_dtype,
             max_model_len=max(context, min(limit, _SERVED_CONTEXT)) if recipe.serve else context,
@@ -168,6 +169,19 @@ def _listen(recipe: Recipe, view: View, stack: ExitStack) -> Any:
     sock = listen(recipe.serve, view.note)
     stack.callback(sock.close)
     return sock
+
+
+def _for_serving(recipe: Recipe) -> EngineSpec:
+    """The engine's section, with what a served reasoning model needs; a wrong parser shows here."""
+    if recipe.serve is None:
+        return recipe.engine
+    from rft.serve.app import check
+
+    check(recipe.serve)
+    if recipe.serve.reasoning_parser is None:
+        return recipe.engine
+    args = {"reasoning_parser": recipe.serve.reasoning_parser, **recipe.engine.args}
+    return recipe.engine.model_copy(update={"args": args})
 
 
 def _serve(recipe: Recipe, engine: VLLMEngine, sock: Any, view: View, stack: ExitStack) -> None:

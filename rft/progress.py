@@ -67,7 +67,9 @@ class Progress:
 
         def write_model(folder: Path) -> None:
             policy.save(folder)
-            about = {"step": self.step, "weight_version": self.step, "base": recipe.model.source, "run": run.id}
+            model = recipe.model
+            about = {"step": self.step, "weight_version": self.step, "base": model.source, "run": run.id}
+            about |= {"revision": model.revision} if model.revision is not None else {}
             (folder / "rft.json").write_text(to_json(about) + "\n")
 
         def write_trainer(folder: Path) -> None:

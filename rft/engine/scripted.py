@@ -1,6 +1,6 @@
 """A fake engine that answers from a script, shipped for tests: no model, no vLLM, no torch.
 
-    engine = ScriptedEngine(tokenizer, answer=lambda prompt, sampling: "4")
+engine = ScriptedEngine(tokenizer, answer=lambda prompt, sampling: "4")
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from rft.engine.base import Completion, Sampling
 class ScriptedEngine:
     """Answers each prompt with a given text; log-probabilities are all -1."""
 
-    def __init__(self, tokenizer: Any, answer: Callable[[str, Sampling], str], *, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, tokenizer: Any, answer: Callable[[str, Sampling], str], *, delay_s: float = 0.0
+    ) -> None:
         """
         Args:
             tokenizer: turns prompts into text and answers into tokens.

@@ -289,7 +289,9 @@ class VLLMEngine:
 
     def _check_alive(self) -> None:
         if self._error is not None:
-            raise EngineError(f"the engine died: {type(self._error).__name__}: {self._error}") from self._error
+            raise EngineError(
+                f"the engine died: {type(self._error).__name__}: {self._error}"
+            ) from self._error
         if self._closing:
             raise EngineError("the engine is closed")
 
@@ -344,5 +346,7 @@ def _completion(output: RequestOutput) -> Completion:
         # With logprobs=0 each position holds the sampled token alone, so its entry starts the position.
         logprobs=tuple(logprobs.logprobs[start] for start in starts),
         finish_reason="length" if sample.finish_reason == "length" else "stop",
-        weight_versions=tuple((int(span.version), span.start, span.end) for span in sample.weight_versions or ()),
+        weight_versions=tuple(
+            (int(span.version), span.start, span.end) for span in sample.weight_versions or ()
+        ),
     )

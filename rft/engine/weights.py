@@ -67,7 +67,7 @@ def engine_views(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str
     fused: Mapping[str, Sequence[str]] = getattr(model, "packed_modules_mapping", {})
     views: dict[str, Tensor] = {}
     for name, shape in shapes.items():
-        view = theirs.get(name)
+        view: Tensor | None = theirs.get(name)
         if view is None:
             view = _fused_rows(name, fused, theirs, modules)
         if view is None:
@@ -105,7 +105,9 @@ def _fused_rows(
 class Weights:
     """The bond between one policy and one engine. `mode` says which way holds, `refused` why others do not."""
 
-    def __init__(self, engine: VLLMEngine, policy: PolicyLike, *, tolerance: float, probe_ids: Sequence[Sequence[int]]):
+    def __init__(
+        self, engine: VLLMEngine, policy: PolicyLike, *, tolerance: float, probe_ids: Sequence[Sequence[int]]
+    ):
         """See `bind`, which also proves the bond.
 
         Args:
@@ -117,6 +119,7 @@ class Weights:
         self.refused: dict[str, str] = {}
         self._probe_ids = [list(ids) for ids in probe_ids]
         self._views: dict[str, Tensor] = {}
+        self._base_is_shared = False
         self._adapter_dir: Path | None = None
 
     # --- while training ------------------------------------------------------------------------
@@ -154,7 +157,9 @@ class Weights:
 
         async def sample() -> list[Any]:
             prompts = [self._probe_ids[number % len(self._probe_ids)] for number in range(len(sampling))]
-            return list(zip(prompts, await asyncio.gather(*map(self.engine.generate, prompts, sampling)), strict=True))
+            return list(
+                zip(prompts, await asyncio.gather(*map(self.engine.generate, prompts, sampling)), strict=True)
+            )
 
         differences = []
         for prompt, completion in background.run(sample()):
@@ -169,9 +174,9 @@ class Weights:
         Raises:
             BindingError: they differ by more than the tolerance, or a parameter has moved.
         """
-        if self.mode != "copy":
+        if self._base_is_shared:
             for name, parameter in self.policy.base_parameters():
-                if name in self._views and parameter.data_ptr() != self._views[name].data_ptr():
+                if parameter.data_ptr() != self._views[name].data_ptr():
                     raise BindingError(f"{name} no longer lives in the engine's memory")
         parity = self.parity()
         if not parity.mean <= self.tolerance:
@@ -191,7 +196,7 @@ class Weights:
             raise BindingError(f"publishing by {self.mode} stopped holding: {reason}")
         for _, parameter in self.policy.base_parameters():
             parameter.data = parameter.data.clone()
-        self.mode = "copy"
+        self.mode, self._base_is_shared = "copy", False
         self.publish(self.engine.version)
         return self.check()
 
@@ -204,18 +209,28 @@ class Weights:
 
     def try_mode(self, mode: str) -> Parity:
         """Binds one way and proves it. Raises BindingError and says why when it does not hold."""
-        parameters = dict(self.policy.base_parameters())
-        if not self._views:
-            self._views = engine_views(self.engine.model, {name: p.shape for name, p in parameters.items()})
-        if mode != "copy":
-            self._share(parameters)
+        try:
+            self._find_views()
+            if mode != "copy":
+                self._share()
+        except BindingError as error:
+            if mode == "shared":
+                raise
+            # An adapter's base may have its own memory, and copying can go by vLLM's own loader.
+            self.refused["shared"] = str(error)
         self.mode = mode
         if mode == "adapter":
             self._adapter_dir = Path(tempfile.mkdtemp(prefix="rft-adapter-"))
         self.publish(self.engine.version)
         return self._prove()
 
-    def _share(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def _find_views(self) -> None:
+        if not self._views:
+            shapes = {name: parameter.shape for name, parameter in self.policy.base_parameters()}
+            self._views = engine_views(self.engine.model, shapes)
+
+    def _share(self) -> None:
+        parameters = dict(self.policy.base_parameters())
         for name, parameter in parameters.items():
             view = self._views[name]
             if view.dtype != parameter.dtype:
@@ -226,6 +241,7 @@ class Weights:
                 raise BindingError(f"the engine holds other values for {name}")
         for name, parameter in parameters.items():
             parameter.data = self._views[name]
+        self._base_is_shared = True
 
     def _prove(self) -> Parity:
         """Disturb, publish, compare, restore.
@@ -246,11 +262,15 @@ class Weights:
                 if moved > max(4 * at_rest.mean, 0.01):
                     break
             else:
-                raise BindingError(f"disturbing the weights moved the policy by {moved:.2g} nats only; nothing is proved")
+                raise BindingError(
+                    f"disturbing the weights moved the policy by {moved:.2g} nats only; nothing is proved"
+                )
             self.publish(self.engine.version)
             disturbed = self.parity()
             if not disturbed.mean <= max(2 * at_rest.mean, 1e-3 * moved):
-                raise BindingError(f"after a change of weights engine and trainer differ by {disturbed.mean:.2g} nats")
+                raise BindingError(
+                    f"after a change of weights engine and trainer differ by {disturbed.mean:.2g} nats"
+                )
         finally:
             with self._writing_now():
                 for parameter, values in zip(trained, kept, strict=True):
@@ -267,12 +287,14 @@ class Weights:
 
     @torch.no_grad()
     def _copy(self) -> int:
-        copied = 0
+        """Copies every parameter into the engine; returns the bytes written."""
+        if not self._views:  # an architecture whose fused tensors only vLLM's own loader can fill
+            named = [(name, parameter.data) for name, parameter in self.policy.base_parameters()]
+            self.engine.model.load_weights(iter(named))
+            return sum(tensor.nbytes for _, tensor in named)
         for name, parameter in self.policy.base_parameters():
-            view = self._views[name]
-            view.copy_(parameter.data)
-            copied += view.numel() * view.element_size()
-        return copied
+            self._views[name].copy_(parameter.data)
+        return sum(view.nbytes for view in self._views.values())
 
     def _swap_adapter(self, version: int) -> int:
         assert self._adapter_dir is not None
@@ -323,7 +345,9 @@ def bind(
             log.info("weights cannot be published by %s: %s", mode, error)
             continue
         why = "".join(f"; not {refused}: {reason}" for refused, reason in weights.refused.items())
-        note(f"weights: {mode} (engine and trainer agree to {parity.mean:.1e} nats on average, {parity.max:.1e} at most{why})")
+        note(
+            f"weights: {mode} (engine and trainer agree to {parity.mean:.1e} nats on average, {parity.max:.1e} at most{why})"
+        )
         return weights
     reasons = "; ".join(f"{mode}: {reason}" for mode, reason in weights.refused.items())
     raise EngineError(f"no way of publishing weights to the engine holds ({reasons})")

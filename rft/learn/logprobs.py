@@ -60,7 +60,8 @@ def policy_logprobs(
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The transformers model itself, adapters active, without peft's wrapper around it."""
-    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    base: Any = model if get_base_model is None else get_base_model()
     return base
 
 

@@ -50,5 +50,7 @@ def sampler_metrics(
         "sampler_delta_max": difference_N.abs().max().item(),
         "ess": (sample_ratio.sum().square() / (sample_ratio.numel() * sample_ratio.square().sum())).item(),
         "mismatch_weight_mean": factor_N.mean().item(),
-        "mismatch_clipped": (factor_N != ratio_N).float().mean().item() if config.mismatch_mode != "off" else 0.0,
+        "mismatch_clipped": (factor_N != ratio_N).float().mean().item()
+        if config.mismatch_mode != "off"
+        else 0.0,
     }

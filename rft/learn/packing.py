@@ -62,7 +62,9 @@ class _Tree:
         return len(self.prompt) + sum(_branch_size(branch) for branch in self.branches)
 
 
-def pack(batch: Batch, members: Iterable[int], *, micro_batch_tokens: int, packing: Packing) -> list[MicroBatch]:
+def pack(
+    batch: Batch, members: Iterable[int], *, micro_batch_tokens: int, packing: Packing
+) -> list[MicroBatch]:
     """Cuts sequences of a batch into rows of at most `micro_batch_tokens` tokens.
 
     Sequences that do not train or sampled nothing are left out. A prompt whose branches exceed the

@@ -109,7 +109,9 @@ def _sample(vocabulary: int) -> Batch:
         task = Task(f"probe-{group}", "")
         prompt = ids(prompt_length)
         rollouts = [
-            Rollout(f"{task.id}/{index}", task.id, task, (), (Turn(prompt, ids(length), (0.0,) * length, "stop"),))
+            Rollout(
+                f"{task.id}/{index}", task.id, task, (), (Turn(prompt, ids(length), (0.0,) * length, "stop"),)
+            )
             for index, length in enumerate(_COMPLETIONS)
         ]
         scores = [Score(float(index)) for index in range(len(rollouts))]
@@ -123,14 +125,18 @@ def _plain_logprobs(model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
     spreads: list[Tensor] = []
     for sequence in batch.sequences:
         token_ids_BT = torch.tensor([sequence.token_ids], device=device)
-        logprobs_TV = torch.log_softmax(model(input_ids=token_ids_BT, use_cache=False).logits[0].float(), dim=-1)
+        logprobs_TV = torch.log_softmax(
+            model(input_ids=token_ids_BT, use_cache=False).logits[0].float(), dim=-1
+        )
         positions = torch.tensor(sequence.policy_positions, device=device)
         truth.append(logprobs_TV[positions - 1, token_ids_BT[0, positions]])
         spreads.append(logprobs_TV.std())
     return torch.cat(truth), torch.stack(spreads).mean().item()
 
 
-def _difference(model: nn.Module, batch: Batch, truth_N: Tensor, packing: Packing, chunked_head: bool) -> float:
+def _difference(
+    model: nn.Module, batch: Batch, truth_N: Tensor, packing: Packing, chunked_head: bool
+) -> float:
     """Mean absolute difference, nats; infinite when the model cannot be run that way at all."""
     found_N = torch.full_like(truth_N, float("nan"))
     for row in pack(batch, range(len(batch.sequences)), micro_batch_tokens=1024, packing=packing):

@@ -107,7 +107,9 @@ class Updater:
         """
         stats = UpdateStats()
         algorithm = self._algorithm
-        minibatches = [part for part in batch.minibatches(algorithm.minibatches) if batch.trains_S[part].any()]
+        minibatches = [
+            part for part in batch.minibatches(algorithm.minibatches) if batch.trains_S[part].any()
+        ]
         on_policy = algorithm.num_iterations == 1 and algorithm.minibatches == 1
         old_N = None if on_policy else self.logprobs(batch, stats)
         ref_N = self._reference_logprobs(batch, stats) if algorithm.beta != 0.0 else None
@@ -120,7 +122,9 @@ class Updater:
         return stats
 
     @torch.no_grad()
-    def logprobs(self, batch: Batch, stats: UpdateStats | None = None, model: nn.Module | None = None) -> Tensor:
+    def logprobs(
+        self, batch: Batch, stats: UpdateStats | None = None, model: nn.Module | None = None
+    ) -> Tensor:
         """Log-probabilities of a batch's policy tokens now, float32 [N]; 0 where the batch does not train."""
         model = self._model if model is None else model
         was_training = model.training

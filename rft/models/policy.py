@@ -126,7 +126,7 @@ def _with_adapter(model: nn.Module, spec: ModelSpec, weights_from: Path | None) 
 
     assert spec.adapter is not None
     if weights_from is not None:
-        return PeftModel.from_pretrained(model, weights_from, is_trainable=True)  # type: ignore[arg-type]  # as below
+        return PeftModel.from_pretrained(model, weights_from, is_trainable=True)
     try:
         config = LoraConfig(
             task_type="CAUSAL_LM",
@@ -136,7 +136,7 @@ def _with_adapter(model: nn.Module, spec: ModelSpec, weights_from: Path | None) 
             target_modules=spec.adapter.targets,
             **spec.adapter.args,
         )
-        return get_peft_model(model, config)  # type: ignore[arg-type]  # peft types it as PreTrainedModel
+        return get_peft_model(model, config)
     except TypeError as error:
         raise ModelError(f"model.adapter.args: {error}") from error
     except ValueError as error:
