@@ -52,7 +52,7 @@ def tree_attention(
     trees: list[TreeSpan] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of transformers' interface: query [1, heads, T, D], keys and values alike; out [1, T, heads, D]."""
+    """transformers' attention interface: query, key, value [1, heads, T, D] to [1, T, heads, D]."""
     if trees is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     parts = [

@@ -27,7 +27,7 @@ from rft.types import Group, Rollout
 class TokenSequence(NamedTuple):
     """One rollout as the policy saw it: every turn's context and sampled tokens, in order.
 
-    >>> TokenSequence("t/0", group=0, token_ids=(1, 5, 9, 7, 2), prompt_length=3, policy_positions=(3, 4), start=0).length
+    >>> TokenSequence("t/0", 0, (1, 5, 9, 7, 2), prompt_length=3, policy_positions=(3, 4), start=0).length
     5
     """
 

@@ -86,7 +86,7 @@ def clipped_policy_loss(
 
 
 def kl_k3(policy_logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
-    """exp(d) - d - 1 for d = ref - policy: unbiased for KL(policy || ref) under the policy, never negative."""
+    """exp(d) - d - 1 for d = ref - policy: an unbiased estimate of KL(policy || ref), never negative."""
     difference_N = ref_logprobs_N - policy_logprobs_N
     return difference_N.exp() - difference_N - 1.0
 
@@ -106,7 +106,7 @@ def importance_ratios(
 
 
 def mismatch_weights(ratio_N: Tensor, *, mode: MismatchMode, clip_max: float) -> Tensor:
-    """The factor on each token's policy loss: `truncate` caps the ratio, `mask` drops what is above the cap."""
+    """The factor on each token's policy loss: `truncate` caps ratios, `mask` drops those above the cap."""
     if mode == "off":
         return torch.ones_like(ratio_N)
     if mode == "truncate":

@@ -1,4 +1,4 @@
-"""What one update tells about itself: averages over policy tokens, in nats where they are log-probabilities."""
+"""What one update tells about itself: averages over policy tokens, log-probabilities in nats."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class MicroBatch:
     tree_T: Tensor
     branch_T: Tensor
     source_M: Tensor
-    """Position in the row whose hidden state predicts the policy token; a prompt's end occurs once per branch."""
+    """Row position whose hidden state predicts the policy token; a prompt's end occurs once per branch."""
     index_M: Tensor
     """Where the policy token stands on the batch's axis N."""
     target_ids_M: Tensor
@@ -82,10 +82,7 @@ def pack(
         trees = _shared_trees(chosen, micro_batch_tokens)
     else:
         trees = [_Tree(sequence.token_ids[: sequence.prompt_length], [sequence]) for sequence in chosen]
-    if packing == "single":
-        rows = [[tree] for tree in trees]
-    else:
-        rows = _first_fit(trees, micro_batch_tokens)
+    rows = [[tree] for tree in trees] if packing == "single" else _first_fit(trees, micro_batch_tokens)
     return [_row(batch, row, packing) for row in rows]
 
 

@@ -8,6 +8,13 @@ from collections.abc import Sequence
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rft.learn.advantage import assign_credit
+from rft.learn.batch import to_batch
+from rft.learn.optimizer import StepStats
+from rft.learn.packing import Packing
+from rft.learn.probe import Abilities
+from rft.learn.update import Updater, UpdateStats
+from rft.recipe.schema import AlgorithmSpec, TrainSpec
 from rft.types import Group, Rollout, Score, Task, Turn
 
 VOCABULARY = 61
@@ -37,7 +44,9 @@ def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> 
     return model.to(dtype)
 
 
-def rollout(name: str, *turns: tuple[Sequence[int], Sequence[int]], stop: str = "eos", seed: int = 0) -> Rollout:
+def rollout(
+    name: str, *turns: tuple[Sequence[int], Sequence[int]], stop: str = "eos", seed: int = 0
+) -> Rollout:
     """A rollout from (context, sampled) pairs; sampler log-probabilities are made up."""
     chance = random.Random(f"{name}/{seed}")
     made = tuple(
@@ -80,3 +89,62 @@ def random_groups(
             members.append(rollout(f"g{number}/{index}", *turns, seed=seed))
         made.append(group(f"g{number}", members, [chance.random() for _ in members]))
     return made
+
+
+class GradientKeeper:
+    """Stands where the optimizer does: keeps each step's gradient by parameter name and changes nothing."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self.gradients: list[dict[str, torch.Tensor]] = []
+
+    def step(self) -> StepStats:
+        """Takes the gradients away."""
+        named = {n: p for n, p in self._model.named_parameters() if p.grad is not None}
+        self.gradients.append({name: parameter.grad.clone() for name, parameter in named.items()})
+        self._model.zero_grad()
+        return StepStats(applied=True, grad_norm=0.0, learning_rate=0.0)
+
+
+def gradient_of(
+    model: torch.nn.Module,
+    groups: Sequence[Group],
+    algorithm: AlgorithmSpec,
+    *,
+    packing: Packing = "shared",
+    micro_batch_tokens: int = 64,
+    chunk: int = 7,
+    temperature: float = 1.0,
+    mask_truncated: bool = False,
+    reference: torch.nn.Module | None = None,
+) -> tuple[UpdateStats, dict[str, torch.Tensor]]:
+    """Stats and gradient of one update, through the whole of rft/learn."""
+    batch = to_batch(
+        groups, mask_truncated=mask_truncated, min_valid=0.0, keep_constant=algorithm.beta != 0.0
+    )
+    keeper = GradientKeeper(model)
+    updater = Updater(
+        model,
+        keeper,
+        algorithm,
+        TrainSpec(micro_batch_tokens=micro_batch_tokens, logit_chunk=chunk),
+        temperature=temperature,
+        max_completion_tokens=20,
+        abilities=Abilities(packing, chunked_head=True),
+        reference=reference,
+    )
+    stats = updater.update(assign_credit(batch, algorithm.scale_rewards))
+    return stats, keeper.gradients[0] if keeper.gradients else {}
+
+
+def assert_same_gradient(
+    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float = 1e-5
+) -> None:
+    """Equal within `tolerance` of the largest entry, which must not be zero."""
+    assert ours.keys() == theirs.keys()
+    scale = max(gradient.abs().max().item() for gradient in theirs.values())
+    assert scale > 0
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(
+            ours[name], gradient, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -18,7 +18,9 @@ from rft.learn.batch import to_batch
 def test_three_rewards_by_hand():
     # 0, 1, 2: mean 1, unbiased variance (1 + 0 + 1) / 2 = 1, so -1 / 1.0001, 0, 1 / 1.0001.
     rewards_S, group_S = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0, 0, 0])
-    assert group_advantages(rewards_S, group_S, "group").tolist() == pytest.approx([-1 / 1.0001, 0, 1 / 1.0001])
+    assert group_advantages(rewards_S, group_S, "group").tolist() == pytest.approx(
+        [-1 / 1.0001, 0, 1 / 1.0001]
+    )
     assert group_advantages(rewards_S, group_S, "none").tolist() == pytest.approx([-1, 0, 1])
 
 
@@ -41,7 +43,10 @@ def test_full_groups_agree_with_trl(rewards_PG):
     rewards = torch.tensor(rewards_PG, dtype=torch.float64)
     centred = rewards - rewards.nanmean(dim=1, keepdim=True)
     group_S = torch.arange(len(rewards_PG)).repeat_interleave(4)
-    theirs = {"group": centred / (nanstd(rewards, dim=1, keepdim=True) + 1e-4), "batch": centred / (nanstd(rewards) + 1e-4)}
+    theirs = {
+        "group": centred / (nanstd(rewards, dim=1, keepdim=True) + 1e-4),
+        "batch": centred / (nanstd(rewards) + 1e-4),
+    }
     for scale, expected in theirs.items():
         ours = group_advantages(rewards.flatten(), group_S, scale)
         torch.testing.assert_close(ours, expected.flatten().float(), rtol=1e-5, atol=1e-5)

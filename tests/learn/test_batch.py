@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from learn_cases import group, random_groups, rollout
@@ -49,7 +50,14 @@ def test_truncated_members_are_left_out_only_when_asked():
 
 @pytest.mark.parametrize(
     ("size", "min_valid", "scored", "kept"),
-    [(8, 0.75, 6, True), (8, 0.75, 5, False), (10, 0.7, 7, True), (3, 0.5, 2, True), (2, 0.0, 1, False), (4, 0.0, 2, True)],
+    [
+        (8, 0.75, 6, True),
+        (8, 0.75, 5, False),
+        (10, 0.7, 7, True),
+        (3, 0.5, 2, True),
+        (2, 0.0, 1, False),
+        (4, 0.0, 2, True),
+    ],
 )
 def test_a_group_needs_enough_scored_members(size, min_valid, scored, kept):
     rewards = [float(index) for index in range(scored)] + [None] * (size - scored)
@@ -100,8 +108,6 @@ def test_a_rollout_without_prompt_tokens_is_an_error():
 
 
 def test_a_turn_with_missing_logprobs_is_an_error():
-    from dataclasses import replace
-
     good = rollout("g/0", ([2], [1, 3]))
     bad = replace(good, turns=(replace(good.turns[0], logprobs=(-1.0,)),))
     with pytest.raises(ValueError, match="2 sampled tokens but 1 log-probabilities"):

@@ -20,7 +20,13 @@ def _batch(groups) -> Batch:
 
 def test_the_row_of_the_docstring():
     # Prompt (1 2 3) with branches (4 5 | 6) and (7 8 9 | 10): the last token of each is not in the row.
-    groups = [group("g", [rollout("g/0", ([1, 2, 3], [4, 5, 6])), rollout("g/1", ([1, 2, 3], [7, 8, 9, 10]))], [0.0, 1.0])]
+    groups = [
+        group(
+            "g",
+            [rollout("g/0", ([1, 2, 3], [4, 5, 6])), rollout("g/1", ([1, 2, 3], [7, 8, 9, 10]))],
+            [0.0, 1.0],
+        )
+    ]
     (row,) = pack(_batch(groups), [0, 1], micro_batch_tokens=64, packing="shared")
 
     assert row.token_ids_T.tolist() == [1, 2, 3, 7, 8, 9, 4, 5], "longest branch first"
@@ -74,8 +80,7 @@ def test_sharing_computes_a_prompt_once_for_the_whole_group():
     batch = _batch(random_groups(3, groups=1, size=8, prompt=(20, 20), completion=(5, 5)))
     tokens = {
         packing: sum(
-            row.token_ids_T.numel()
-            for row in pack(batch, range(8), micro_batch_tokens=1000, packing=packing)
+            row.token_ids_T.numel() for row in pack(batch, range(8), micro_batch_tokens=1000, packing=packing)
         )
         for packing in ("shared", "packed")
     }
@@ -84,7 +89,9 @@ def test_sharing_computes_a_prompt_once_for_the_whole_group():
 
 def test_members_with_another_prompt_get_their_own_tree():
     members = [rollout("g/0", ([1, 2], [5])), rollout("g/1", ([1, 3], [5])), rollout("g/2", ([1, 2], [6]))]
-    (row,) = pack(_batch([group("g", members, [0.0, 1.0, 0.5])]), range(3), micro_batch_tokens=99, packing="shared")
+    (row,) = pack(
+        _batch([group("g", members, [0.0, 1.0, 0.5])]), range(3), micro_batch_tokens=99, packing="shared"
+    )
     assert row.token_ids_T.tolist() == [1, 2, 1, 3]
     assert row.tree_T.tolist() == [0, 0, 1, 1]
 
