@@ -50,7 +50,14 @@ def main() -> None:
 
     port = free_port()
     training = subprocess.Popen(
-        ["rft", "train", str(folder / "recipe.yaml"), f"train.output_dir={folder}/runs", "--serve", f":{port}"]
+        [
+            "rft",
+            "train",
+            str(folder / "recipe.yaml"),
+            f"train.output_dir={folder}/runs",
+            "--serve",
+            f":{port}",
+        ]
     )
     versions = []
     try:

@@ -72,7 +72,9 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         make_environment = resolve_environment(recipe.environment)
         sock = _listen(recipe, view, stack)
         view.phase("reading data")
-        split = load_split(recipe.data, num_heldout=recipe.eval.tasks, seed=recipe.seed, requires=evaluator.requires)
+        split = load_split(
+            recipe.data, num_heldout=recipe.eval.tasks, seed=recipe.seed, requires=evaluator.requires
+        )
         for note in split.notes:
             view.note(note)
 
@@ -116,7 +118,8 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
             engine,
             policy,
             publish=recipe.engine.publish,
-            tolerance=recipe.engine.parity_tolerance or (1e-4 if dtype == engine_dtype == "float32" else 0.15),
+            tolerance=recipe.engine.parity_tolerance
+            or (1e-4 if dtype == engine_dtype == "float32" else 0.15),
             probe_ids=[template.opening(task.prompt) for task in train[:2]],
             note=view.note,
         )
@@ -233,7 +236,9 @@ def context_limit(recipe: Recipe, folder: Path) -> int:
     """Tokens a sequence may have at most, by the model or the recipe."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code).get_text_config()
+    config = AutoConfig.from_pretrained(
+        folder, trust_remote_code=recipe.model.trust_remote_code
+    ).get_text_config()
     own = int(getattr(config, "max_position_embeddings", 1 << 20))
     return min(own, recipe.engine.max_model_len or own, recipe.rollout.max_total_tokens or own)
 

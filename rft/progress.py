@@ -44,7 +44,9 @@ class Progress:
                 verify(path)
                 state = read_trainer_state(path)
                 if not (path / "trainer" / _OPTIMIZER).is_file():
-                    raise RunError(f"{path} was saved without its optimizer (train.checkpoint.optimizer: false)")
+                    raise RunError(
+                        f"{path} was saved without its optimizer (train.checkpoint.optimizer: false)"
+                    )
                 return cls(step=state["step"], checkpoint=path, order_state=state["order"])
             except RunError as error:
                 damage.append(str(error))
@@ -61,7 +63,9 @@ class Progress:
         path = self.checkpoint / "trainer" / _OPTIMIZER
         updater.optimizer.load_state_dict(torch.load(path, map_location=updater.device, weights_only=True))
 
-    def save(self, run: RunFolder, order: TaskOrder, updater: Updater, policy: Policy, recipe: Recipe) -> Path:
+    def save(
+        self, run: RunFolder, order: TaskOrder, updater: Updater, policy: Policy, recipe: Recipe
+    ) -> Path:
         """Writes `checkpoints/step-N/`; see `rft.runs.checkpoint.save_checkpoint` for what it promises."""
         import torch
 
@@ -77,4 +81,6 @@ class Progress:
                 torch.save(updater.optimizer.state_dict(), folder / _OPTIMIZER)
 
         state = {"step": self.step, "order": order.state()}
-        return save_checkpoint(run, self.step, write_model, state, recipe.train.checkpoint.keep, write_trainer)
+        return save_checkpoint(
+            run, self.step, write_model, state, recipe.train.checkpoint.keep, write_trainer
+        )

@@ -49,7 +49,7 @@ def paired_difference(after: Sequence[float], before: Sequence[float], level: fl
 
 
 def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
-    """Chance that at least one of k samples passes, from n samples of which c passed: 1 - C(n-c, k) / C(n, k).
+    """Chance that one of k samples passes, from n samples of which c passed: 1 - C(n-c, k) / C(n, k).
 
     Unbiased; Chen et al. 2021, arXiv:2107.03374, equation 1. Raises ValueError when k exceeds n.
 

@@ -29,7 +29,11 @@ _FROM_UPDATE = {
 
 
 def step_metrics(
-    groups: Sequence[Group], batch: BatchStats, update: UpdateStats, published: Published, seconds: Mapping[str, float]
+    groups: Sequence[Group],
+    batch: BatchStats,
+    update: UpdateStats,
+    published: Published,
+    seconds: Mapping[str, float],
 ) -> dict[str, float]:
     """Everything that metrics.jsonl holds for one step.
 
@@ -57,7 +61,9 @@ def step_metrics(
         "time/optimizer_s": update.optimizer_s,
         **{f"time/{phase}_s": value for phase, value in seconds.items()},
     }
-    metrics |= {ours: update.metrics[theirs] for theirs, ours in _FROM_UPDATE.items() if theirs in update.metrics}
+    metrics |= {
+        ours: update.metrics[theirs] for theirs, ours in _FROM_UPDATE.items() if theirs in update.metrics
+    }
     return {key: float(value) for key, value in metrics.items() if not math.isnan(value)}
 
 

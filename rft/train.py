@@ -47,67 +47,75 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
     started = time.perf_counter()
     run = resume or RunFolder.create(recipe.train.output_dir, recipe.name, dump_recipe(recipe))
     progress = Progress.newest(run) if resume else Progress()
-    with view, _status(run, recipe, progress), Quiet(run.log_path, debug=debug), StopRequest(view.note) as stop:
-        with assemble(recipe, view, weights_from=progress.checkpoint) as parts:
-            # torch is imported with the parts, after the process is prepared for it
-            from rft.learn.advantage import assign_credit
-            from rft.learn.batch import to_batch
-            from rft.steplog import step_metrics
+    with (
+        view,
+        _status(run, recipe, progress),
+        Quiet(run.log_path, debug=debug),
+        StopRequest(view.note) as stop,assemble(recipe, view, weights_from=progress.checkpoint) as parts
+    ):
+        # torch is imported with the parts, after the process is prepared for it
+        from rft.learn.advantage import assign_credit
+        from rft.learn.batch import to_batch
+        from rft.steplog import step_metrics
 
-            progress.restore(parts.order, parts.updater)
-            parts.weights.publish(progress.step)
-            view.done = progress.step
-            before = after = _judge(parts, run, view, progress.step, "before")
-            for step in range(progress.step, recipe.train.steps):
-                clock = _Clock()
-                tasks_P = parts.order.take(recipe.train.prompts_per_step)
+        progress.restore(parts.order, parts.updater)
+        parts.weights.publish(progress.step)
+        view.done = progress.step
+        before = after = _judge(parts, run, view, progress.step, "before")
+        for step in range(progress.step, recipe.train.steps):
+            clock = _Clock()
+            tasks_P = parts.order.take(recipe.train.prompts_per_step)
 
-                # 1 roll out and score, overlapped
-                view.phase("rollout")
-                groups_P = _roll_out(parts, tasks_P, view, seed_parts=(recipe.seed, step))
-                clock.lap("rollout")
+            # 1 roll out and score, overlapped
+            view.phase("rollout")
+            groups_P = _roll_out(parts, tasks_P, view, seed_parts=(recipe.seed, step))
+            clock.lap("rollout")
 
-                # 2 tokens and masks, in one place
-                view.phase("update")
-                batch = to_batch(
-                    groups_P,
-                    mask_truncated=recipe.rollout.truncated == "mask",
-                    min_valid=recipe.rollout.min_valid,
-                    keep_constant=recipe.algorithm.beta > 0,
+            # 2 tokens and masks, in one place
+            view.phase("update")
+            batch = to_batch(
+                groups_P,
+                mask_truncated=recipe.rollout.truncated == "mask",
+                min_valid=recipe.rollout.min_valid,
+                keep_constant=recipe.algorithm.beta > 0,
+            )
+
+            # 3 credit, relative to the group
+            batch = assign_credit(batch, recipe.algorithm.scale_rewards)
+
+            # 4 clipped passes; shared weights are written while the engine holds still
+            stats = parts.updater.update(batch, writing=partial(parts.weights.writing, step + 1))
+            clock.lap("update")
+
+            # 5 the same weights sample the next step, and serve
+            view.phase("publish")
+            published = parts.weights.publish(step + 1)
+            clock.lap("publish")
+
+            # 6 write down, judge, save
+            progress.step = step + 1
+            metrics = step_metrics(groups_P, batch.stats, stats, published, clock.seconds)
+            metrics |= _parity(parts, view, progress.step)
+            run.write_rollouts(progress.step, groups_P)
+            trouble = _trouble(parts, groups_P)
+            last = progress.step == recipe.train.steps or stop.requested or trouble is not None
+            if last or _due(recipe.eval.every, progress.step):
+                after = (
+                    _judge(parts, run, view, progress.step, f"step {progress.step}")
+                    if not trouble
+                    else after
                 )
-
-                # 3 credit, relative to the group
-                batch = assign_credit(batch, recipe.algorithm.scale_rewards)
-
-                # 4 clipped passes; shared weights are written while the engine holds still
-                stats = parts.updater.update(batch, writing=partial(parts.weights.writing, step + 1))
-                clock.lap("update")
-
-                # 5 the same weights sample the next step, and serve
-                view.phase("publish")
-                published = parts.weights.publish(step + 1)
-                clock.lap("publish")
-
-                # 6 write down, judge, save
-                progress.step = step + 1
-                metrics = step_metrics(groups_P, batch.stats, stats, published, clock.seconds)
-                metrics |= _parity(parts, view, progress.step)
-                run.write_rollouts(progress.step, groups_P)
-                trouble = _trouble(parts, groups_P)
-                last = progress.step == recipe.train.steps or stop.requested or trouble is not None
-                if last or _due(recipe.eval.every, progress.step):
-                    after = _judge(parts, run, view, progress.step, f"step {progress.step}") if not trouble else after
-                    metrics |= after.metrics()
-                run.record(progress.step, metrics)
-                view.step(metrics)
-                if last or _due(recipe.train.checkpoint.every, progress.step):
-                    view.phase("checkpoint")
-                    progress.save(run, parts.order, parts.updater, parts.policy, recipe)
-                if trouble is not None:
-                    raise RunStopped(f"{trouble}; step {progress.step} is saved, {_go_on(run)}")
-                if stop.requested and progress.step < recipe.train.steps:
-                    view.note(f"stopped after step {progress.step} of {recipe.train.steps}; {_go_on(run)}")
-                    break
+                metrics |= after.metrics()
+            run.record(progress.step, metrics)
+            view.step(metrics)
+            if last or _due(recipe.train.checkpoint.every, progress.step):
+                view.phase("checkpoint")
+                progress.save(run, parts.order, parts.updater, parts.policy, recipe)
+            if trouble is not None:
+                raise RunStopped(f"{trouble}; step {progress.step} is saved, {_go_on(run)}")
+            if stop.requested and progress.step < recipe.train.steps:
+                view.note(f"stopped after step {progress.step} of {recipe.train.steps}; {_go_on(run)}")
+                break
     summary = _summary(run, progress.step, time.perf_counter() - started, before, after)
     run.write_report(summary.to_markdown())
     return summary
@@ -176,7 +184,9 @@ class _Judged:
 def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> _Judged:
     view.phase("held-out")
     # The same seeds each time: what changes between two evaluations is the policy.
-    judged = _Judged(_roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True))
+    judged = _Judged(
+        _roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True)
+    )
     run.write_rollouts(step, judged.groups, split="heldout")
     run.event("heldout", step=step, when=when, **judged.metrics())
     if judged.estimate is not None:
@@ -234,7 +244,9 @@ def _summary(run: RunFolder, steps: int, seconds: float, before: _Judged, after:
     both = [name for name in before.by_task if name in after.by_task]
     difference = None
     if both:
-        difference = paired_difference([after.by_task[name] for name in both], [before.by_task[name] for name in both])
+        difference = paired_difference(
+            [after.by_task[name] for name in both], [before.by_task[name] for name in both]
+        )
     answers = [
         Answer(
             prompt=old.task.messages[-1].content,

@@ -34,7 +34,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back: the tokens as sampled (a final end-of-turn token included) and their log-probabilities."""
+    """What came back: the tokens as sampled, a final end-of-turn token included, with log-probabilities."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]

@@ -139,7 +139,8 @@ def _cache_bytes(spec: EngineSpec, model_dir: Path, dtype: str, max_model_len: i
     least = blocks_per_sequence * _BLOCK * per_token * 2
     if least > available // 4:
         raise ModelError(
-            f"the key-value cache for two sequences of {max_model_len} tokens needs {least / _GIB:.1f} GiB, a quarter "
-            f"of the free memory is {available / 4 / _GIB:.1f} GiB; lower engine.max_model_len or set engine.kv_cache_gb"
+            f"the key-value cache for two sequences of {max_model_len} tokens needs {least / _GIB:.1f} GiB, "
+            f"a quarter of the free memory is {available / 4 / _GIB:.1f} GiB; lower engine.max_model_len "
+            "or set engine.kv_cache_gb"
         )
     return int(min(wanted, available // 4))

@@ -103,7 +103,7 @@ def _fused_rows(
 
 
 class Weights:
-    """The bond between one policy and one engine. `mode` says which way holds, `refused` why others do not."""
+    """The bond between one policy and one engine: `mode` holds, `refused` says why others do not."""
 
     def __init__(
         self, engine: VLLMEngine, policy: PolicyLike, *, tolerance: float, probe_ids: Sequence[Sequence[int]]
@@ -117,7 +117,8 @@ class Weights:
         self.engine, self.policy, self.tolerance = engine, policy, tolerance
         self.mode = ""
         self.refused: dict[str, str] = {}
-        self._probe_ids = [list(ids) for ids in probe_ids]
+        # A prompt of one token predicts nothing of itself; twice, it does.
+        self._probe_ids = [list(ids) * (2 if len(ids) == 1 else 1) for ids in probe_ids]
         self._views: dict[str, Tensor] = {}
         self._base_is_shared = False
         self._adapter_dir: Path | None = None
@@ -181,7 +182,8 @@ class Weights:
         parity = self.parity()
         if not parity.mean <= self.tolerance:
             raise BindingError(
-                f"engine and trainer differ by {parity.mean:.2g} nats on average (at most {self.tolerance:.2g})"
+                f"engine and trainer differ by {parity.mean:.2g} nats on average "
+                f"(at most {self.tolerance:.2g} is allowed)"
             )
         return parity
 
@@ -194,9 +196,8 @@ class Weights:
         self.refused[self.mode] = reason
         if self.mode != "shared":
             raise BindingError(f"publishing by {self.mode} stopped holding: {reason}")
-        for _, parameter in self.policy.base_parameters():
-            parameter.data = parameter.data.clone()
-        self.mode, self._base_is_shared = "copy", False
+        self._part()
+        self.mode = "copy"
         self.publish(self.engine.version)
         return self.check()
 
@@ -221,13 +222,25 @@ class Weights:
         self.mode = mode
         if mode == "adapter":
             self._adapter_dir = Path(tempfile.mkdtemp(prefix="rft-adapter-"))
-        self.publish(self.engine.version)
-        return self._prove()
+        try:
+            self.publish(self.engine.version)
+            return self._prove()
+        except BindingError:
+            self._part()  # the next way must not write into the engine by accident
+            raise
 
     def _find_views(self) -> None:
-        if not self._views:
-            shapes = {name: parameter.shape for name, parameter in self.policy.base_parameters()}
-            self._views = engine_views(self.engine.model, shapes)
+        """Raises BindingError unless every view holds what the trainer loaded, to the coarser dtype."""
+        if self._views:
+            return
+        parameters = dict(self.policy.base_parameters())
+        views = engine_views(self.engine.model, {name: values.shape for name, values in parameters.items()})
+        for name, parameter in parameters.items():
+            view, values = views[name], parameter.data.to(views[name].device)
+            coarser = min(view.dtype, values.dtype, key=lambda dtype: dtype.itemsize)
+            if not torch.equal(view.to(coarser), values.to(coarser)):
+                raise BindingError(f"the engine holds other values for {name}")
+        self._views = views
 
     def _share(self) -> None:
         parameters = dict(self.policy.base_parameters())
@@ -237,11 +250,16 @@ class Weights:
                 raise BindingError(f"the engine holds {view.dtype}, the trainer {parameter.dtype}")
             if view.is_inference():
                 raise BindingError(f"the engine made {name} in inference mode; autograd cannot use it")
-            if not torch.equal(view, parameter.data.to(view.device)):
-                raise BindingError(f"the engine holds other values for {name}")
         for name, parameter in parameters.items():
             parameter.data = self._views[name]
         self._base_is_shared = True
+
+    def _part(self) -> None:
+        """Gives the trainer memory of its own wherever it is the engine's."""
+        self._base_is_shared = False
+        for name, parameter in self.policy.base_parameters():
+            if name in self._views and parameter.data_ptr() == self._views[name].data_ptr():
+                parameter.data = parameter.data.clone()
 
     def _prove(self) -> Parity:
         """Disturb, publish, compare, restore.
@@ -256,8 +274,8 @@ class Weights:
         try:
             for strength in (0.05, 0.2, 0.8, 3.2):
                 with self._writing_now():
-                    for parameter, values in zip(trained, kept, strict=True):
-                        parameter.data.copy_(_disturbed(values, strength))
+                    for number, (parameter, values) in enumerate(zip(trained, kept, strict=True)):
+                        parameter.data.copy_(_disturbed(values, strength, number))
                 moved = (self._probe_logprobs() - before).abs().mean().item()
                 if moved > max(4 * at_rest.mean, 0.01):
                     break
@@ -301,7 +319,10 @@ class Weights:
         folder = self._adapter_dir / f"v{version}-{time.monotonic_ns()}"  # a new path: vLLM caches by path
         self.policy.model.save_pretrained(folder)  # type: ignore[operator]  # a PeftModel
         with self.engine.paused():
-            self.engine.add_adapter(folder)
+            try:
+                self.engine.add_adapter(folder)
+            except EngineError as error:
+                raise BindingError(str(error)) from error
             self.engine.weights_changed(version)
         for old in self._adapter_dir.iterdir():
             if old != folder:
@@ -309,10 +330,13 @@ class Weights:
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def _disturbed(values: Tensor, strength: float) -> Tensor:
-    """`values` plus noise of `strength` times their own spread (a fresh adapter's zeros count as 0.02)."""
+def _disturbed(values: Tensor, strength: float, number: int) -> Tensor:
+    """`values` plus noise of `strength` times their own spread (a fresh adapter's zeros count as 0.02).
+
+    `number` makes the noise a parameter's own: two alike that were taken for each other would not show.
+    """
     # One short block, repeated: fresh noise for every weight would take seconds for nothing.
-    block = torch.randn(65_537, generator=torch.Generator().manual_seed(0))
+    block = torch.randn(65_537, generator=torch.Generator().manual_seed(number))
     noise = block.repeat(-(-values.numel() // len(block)))[: values.numel()].view(values.shape)
     spread = values.float().std(correction=0).clamp(min=0.02)
     return values.float() + strength * spread * noise
@@ -345,9 +369,8 @@ def bind(
             log.info("weights cannot be published by %s: %s", mode, error)
             continue
         why = "".join(f"; not {refused}: {reason}" for refused, reason in weights.refused.items())
-        note(
-            f"weights: {mode} (engine and trainer agree to {parity.mean:.1e} nats on average, {parity.max:.1e} at most{why})"
-        )
+        agree = f"engine and trainer agree to {parity.mean:.1e} nats on average, {parity.max:.1e} at most"
+        note(f"weights: {mode} ({agree}{why})")
         return weights
     reasons = "; ".join(f"{mode}: {reason}" for mode, reason in weights.refused.items())
     raise EngineError(f"no way of publishing weights to the engine holds ({reasons})")

@@ -42,7 +42,9 @@ def load_tokenizer(folder: Path, spec: ModelSpec) -> Any:
         try:
             tokenizer.chat_template = Path(spec.chat_template).read_text()
         except OSError as error:
-            raise ModelError(f"model.chat_template: cannot read {spec.chat_template}: {error.strerror}") from error
+            raise ModelError(
+                f"model.chat_template: cannot read {spec.chat_template}: {error.strerror}"
+            ) from error
     return tokenizer
 
 
@@ -57,7 +59,13 @@ class Policy:
 
     @classmethod
     def load(
-        cls, spec: ModelSpec, folder: Path, *, dtype: str, device: str = "cpu", weights_from: Path | None = None
+        cls,
+        spec: ModelSpec,
+        folder: Path,
+        *,
+        dtype: str,
+        device: str = "cpu",
+        weights_from: Path | None = None,
     ) -> Policy:
         """Loads `folder` as `dtype` and adds the recipe's adapter.
 
@@ -74,12 +82,14 @@ class Policy:
                 trust_remote_code=spec.trust_remote_code,
             ).to(device)
         except ValueError as error:
-            raise ModelError(f"transformers cannot load {spec.source}: {str(error).splitlines()[0]}") from error
+            raise ModelError(
+                f"transformers cannot load {spec.source}: {str(error).splitlines()[0]}"
+            ) from error
         model.config.use_cache = False
         if spec.adapter is not None:
             model = _with_adapter(model, spec, weights_from)
         if spec.gradient_checkpointing:
-            model.enable_input_require_grads()  # else nothing upstream of the first checkpoint needs a gradient
+            model.enable_input_require_grads()  # else nothing above the first checkpoint needs a gradient
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return cls(model, load_tokenizer(folder, spec), source=spec.source, adapter=spec.adapter is not None)
 
@@ -100,7 +110,7 @@ class Policy:
 
     @torch.no_grad()
     def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor:
-        """log p of each completion token at temperature 1, float32 [len(completion_ids)], by a plain forward."""
+        """log p of each completion token at temperature 1 by a plain forward, float32 [completion tokens]."""
         ids_1T = torch.tensor([[*prompt_ids, *completion_ids]], device=self.device)
         was_training = self.model.training
         self.model.eval()
