@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from rft.errors import EngineError, ModelError
 from rft.recipe.schema import EngineSpec
 
@@ -20,6 +22,7 @@ log = logging.getLogger("rft")
 
 _BLOCK = 32  # tokens per cache block on a CPU: small, so that short prompts of one group share theirs
 _GIB = 1024**3
+_LONGEST = 300  # characters of vLLM's explanations
 
 
 def prepare_process() -> None:
@@ -95,21 +98,26 @@ def open_engine(
             # A seeded request whose prompt is split crashes vLLM's CPU sampler; so prompts stay whole.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(max_model_len, 4096),
-            "kv_cache_memory_bytes": _cache_bytes(spec, model_dir, dtype, max_model_len, max_num_seqs),
+            "kv_cache_memory_bytes": _cache_bytes(
+                spec, model_dir, dtype, max_model_len, max_num_seqs, trust_remote_code
+            ),
         }
     else:
-        args["gpu_memory_utilization"] = spec.gpu_memory_utilization
+        # Scheduling ahead would leave a batch in flight where `paused()` promises that there is none.
+        args |= {"gpu_memory_utilization": spec.gpu_memory_utilization, "async_scheduling": False}
         if spec.kv_cache_gb is not None:
             args["kv_cache_memory_bytes"] = int(spec.kv_cache_gb * _GIB)
     args |= spec.args
     log.debug("vLLM arguments: %s", args)
     threads = torch.get_num_threads()
     try:
-        llm = LLMEngine.from_engine_args(EngineArgs(**args))
+        engine_args = EngineArgs(**args)
     except TypeError as error:
         raise ModelError(f"engine.args: vLLM does not know an argument: {error}") from error
-    except ValueError as error:
-        raise ModelError(f"vLLM cannot run {model_dir.name}: {str(error).splitlines()[0]}") from error
+    try:
+        llm = LLMEngine.from_engine_args(engine_args)
+    except ValueError as error:  # also pydantic's, which is what vLLM's configuration raises
+        raise ModelError(f"vLLM cannot run {model_dir.name}: {_told(error)}") from error
     log.debug("torch threads: %d before vLLM, %d after", threads, torch.get_num_threads())
     return VLLMEngine(llm)
 
@@ -122,14 +130,32 @@ def _round_up_rank(rank: int) -> int:
     raise ModelError(f"model.adapter.rank is {rank}; vLLM takes at most 512")
 
 
-def _cache_bytes(spec: EngineSpec, model_dir: Path, dtype: str, max_model_len: int, max_num_seqs: int) -> int:
+def _told(error: ValueError) -> str:
+    """One line of what vLLM says; its longest lists are cut."""
+    details = error.errors() if isinstance(error, ValidationError) else []
+    if details:
+        told = "; ".join(": ".join([*map(str, one["loc"]), one["msg"]]) for one in details)
+    else:
+        told = str(error)
+    told = " ".join(told.replace("Value error, ", "").split())
+    return told if len(told) <= _LONGEST else told[: _LONGEST - 3] + "..."
+
+
+def _cache_bytes(
+    spec: EngineSpec,
+    model_dir: Path,
+    dtype: str,
+    max_model_len: int,
+    max_num_seqs: int,
+    trust_remote_code: bool,
+) -> int:
     """Bytes of key-value cache on a CPU: every sequence at full length, but at most a quarter of memory."""
     import psutil
     from transformers import AutoConfig
 
     if spec.kv_cache_gb is not None:
         return int(spec.kv_cache_gb * _GIB)
-    config = AutoConfig.from_pretrained(model_dir).get_text_config()
+    config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code).get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * head_dim * (4 if dtype == "float32" else 2)
