@@ -72,7 +72,7 @@ def forward_inputs(base: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, 
         "position_ids": micro_batch.position_ids_T[None],
         "use_cache": False,
     }
-    if micro_batch.packing == "shared" and base.config._attn_implementation == TREES:
+    if micro_batch.packing != "single" and base.config._attn_implementation == TREES:
         inputs["trees"] = tree_spans(micro_batch)
         # A 4-D mask is handed through as it is: this one keeps transformers from building its own.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=micro_batch.tree_T.device)

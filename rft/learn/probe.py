@@ -46,6 +46,8 @@ def probe(model: nn.Module, *, share_prompts: bool, longest: int | None = None) 
         longest: the most tokens a sequence can have; unset, a model with a sliding window never shares.
     """
     base = unwrapped(model)
+    if base.config._attn_implementation == TREES:
+        base.set_attn_implementation("sdpa")  # an earlier probe may have judged shorter sequences
     was_training = model.training
     model.eval()
     try:
@@ -59,23 +61,32 @@ def probe(model: nn.Module, *, share_prompts: bool, longest: int | None = None) 
             chunked_head = _difference(model, batch, truth_N, "single", True) <= tolerance
         if not chunked_head:
             reasons.append("logits are not computed in chunks: they are more than one matrix on the trunk")
-        if share_prompts:
-            refusal = _refusal(base.config, longest)
-            given = base.config._attn_implementation
-            for attention in () if refusal else (TREES, given) if given == "sdpa" else (given,):
-                base.set_attn_implementation(attention)
-                difference = _difference(model, batch, truth_N, "shared", chunked_head)
-                if difference <= tolerance:
-                    return Abilities("shared", chunked_head, tuple(reasons))
-                refusal = f"log-probabilities differ by {difference:.2g} nats"
-            reasons.append(f"prompts are not shared: {refusal}")
-        difference = _difference(model, batch, truth_N, "packed", chunked_head)
-        if difference <= tolerance:
-            return Abilities("packed", chunked_head, tuple(reasons))
-        reasons.append(f"one sequence per row: packed log-probabilities differ by {difference:.2g} nats")
+        given = base.config._attn_implementation
+        for packing, attention in _ways(base.config, longest, share_prompts, reasons):
+            base.set_attn_implementation(attention)
+            difference = _difference(model, batch, truth_N, packing, chunked_head)
+            if difference <= tolerance:
+                return Abilities(packing, chunked_head, tuple(reasons))
+            reasons.append(f"{packing} rows under {attention} attention differ by {difference:.2g} nats")
+        base.set_attn_implementation(given)
         return Abilities("single", chunked_head, tuple(reasons))
     finally:
         model.train(was_training)
+
+
+def _ways(
+    config: PreTrainedConfig, longest: int | None, share_prompts: bool, reasons: list[str]
+) -> list[tuple[Packing, str]]:
+    """What to try, fastest first."""
+    given = config._attn_implementation
+    refusal = _refusal(config, longest)
+    if refusal is not None:
+        reasons.append(f"prompts are not shared: {refusal}")
+        return [("packed", given)]
+    packings: tuple[Packing, ...] = ("shared", "packed") if share_prompts else ("packed",)
+    return [
+        (packing, one) for packing in packings for one in ((TREES, given) if given == "sdpa" else (given,))
+    ]
 
 
 def _plain_head(base: PreTrainedModel) -> bool:
@@ -85,7 +96,7 @@ def _plain_head(base: PreTrainedModel) -> bool:
 
 
 def _refusal(config: PreTrainedConfig, longest: int | None) -> str | None:
-    if config._attn_implementation not in ("sdpa", "eager", TREES):
+    if config._attn_implementation not in ("sdpa", "eager"):
         return f"{config._attn_implementation} attention takes no 4-D mask; load the model with sdpa"
     text = config.get_text_config()
     for name in ("sliding_window", "attention_chunk_size"):

@@ -67,18 +67,25 @@ def test_a_sliding_window_shares_only_when_no_sequence_can_outgrow_it():
         assert "sliding_window is 50" in abilities.reasons[0]
 
 
+def test_a_second_probe_with_longer_sequences_takes_sharing_back():
+    model = _tiny("Mistral", sliding_window=50)
+    assert probe(model, share_prompts=True, longest=50).packing == "shared"
+    assert probe(model, share_prompts=True, longest=51).packing == "packed"
+    assert model.config._attn_implementation == "sdpa", "tree attention knows no window"
+
+
 def test_a_model_that_carries_state_along_the_row_gets_rows_of_its_own():
     model = _tiny("Qwen3Next", layer_types=["linear_attention", "full_attention"], num_experts=0)
     abilities = probe(model, share_prompts=True)
     assert abilities.packing == "single"
-    assert len(abilities.reasons) == 2
+    assert len(abilities.reasons) == 4, "two packings under two attentions"
     assert model.config._attn_implementation == "sdpa", "what was refused is put back"
 
 
 def test_sharing_is_not_tried_when_not_wanted():
     model = tiny_llama()
     assert probe(model, share_prompts=False).packing == "packed"
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == TREES, "rows of many sequences are cheaper tree by tree"
 
 
 def test_the_models_mode_is_put_back():
