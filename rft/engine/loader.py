@@ -21,14 +21,14 @@ PLAIN = "rft_plain"
 
 
 def plain_linear(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-    """x W^T + b on an unpacked row-major weight; returns [M, N].
+    """x W^T + b on an unpacked row-major weight; returns [M, N], row-major as attention kernels demand it.
 
     Few rows (decoding) run as (W x^T)^T: with the weight on the left oneDNN needs no transposed copy of
     it, which on plain bfloat16 weights is 2 to 4 times faster and level with vLLM's packed kernels.
     """
-    if x_MK.dim() == 2 and 1 < x_MK.shape[0] <= _ROWS[weight_NK.dtype]:
-        out_MN = torch.mm(weight_NK, x_MK.t()).t()
-        return out_MN.contiguous() if bias_N is None else out_MN + bias_N
+    if x_MK.dim() == 2 and 1 < x_MK.shape[0] <= _ROWS.get(weight_NK.dtype, 0):
+        out_MN = torch.mm(weight_NK, x_MK.t()).t().contiguous()
+        return out_MN if bias_N is None else out_MN.add_(bias_N)
     return nn.functional.linear(x_MK, weight_NK, bias_N)
 
 

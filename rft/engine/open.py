@@ -91,6 +91,10 @@ def open_engine(
     }
     if lora_rank is not None:
         args |= {"enable_lora": True, "max_loras": 2, "max_lora_rank": _round_up_rank(lora_rank)}
+    if lora_rank is not None and current_platform.is_cpu():
+        from rft.engine import lora
+
+        lora.install()
     if current_platform.is_cpu():
         args |= {
             "enforce_eager": True,  # compiling costs two minutes at start and gains a third in decoding

@@ -72,8 +72,8 @@ def engine_views(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str
             view = _fused_rows(name, fused, theirs, modules)
         if view is None:
             raise BindingError(f"the engine has no tensor for {name}")
-        if view.dim() == len(shape) and view.shape[0] > shape[0] and view.shape[1:] == shape[1:]:
-            view = view[: shape[0]]  # vocabulary padding
+        if hasattr(modules.get(name.rpartition(".")[0]), "num_embeddings_padded"):
+            view = view[: shape[0]]  # the vocabulary, padded
         if view.shape != shape:
             raise BindingError(f"{name} is {tuple(shape)} here and {tuple(view.shape)} in the engine")
         views[name] = view.detach()
