@@ -7,8 +7,9 @@
     scale "none"   divide by one                   Dr. GRPO, arXiv:2503.20783: the group's std favours
                                                    prompts that are nearly always or nearly never solved
 
-Standard deviations are unbiased (divided by n - 1), and 1e-4 is added, as in TRL. A group whose rewards
-are all equal gets zeros exactly, so that the rounding of its mean, divided by 1e-4, never becomes a signal.
+Standard deviations are unbiased (divided by n - 1), and 1e-4 is added, as in TRL. Means are
+taken in float64, where that of equal float32 rewards is exact: a group without variance gets zeros, and not
+the rounding of its mean divided by 1e-4.
 """
 
 from __future__ import annotations
@@ -42,9 +43,6 @@ def group_advantages(rewards_S: Tensor, group_S: Tensor, scale: Scale) -> Tensor
     size_P = zeros_P.index_add(0, group_S, torch.ones_like(rewards_S))
     mean_P = zeros_P.index_add(0, group_S, rewards_S) / size_P.clamp(min=1)
     centred_S = rewards_S - mean_P[group_S]
-    low_P = zeros_P.scatter_reduce(0, group_S, rewards_S, "amin", include_self=False)
-    high_P = zeros_P.scatter_reduce(0, group_S, rewards_S, "amax", include_self=False)
-    centred_S = torch.where((low_P == high_P)[group_S], 0.0, centred_S)
     if scale == "group":
         variance_P = zeros_P.index_add(0, group_S, centred_S.square()) / (size_P - 1).clamp(min=1)
         centred_S = centred_S / (variance_P.sqrt()[group_S] + EPSILON)
