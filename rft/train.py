@@ -51,7 +51,8 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
         view,
         _status(run, recipe, progress),
         Quiet(run.log_path, debug=debug),
-        StopRequest(view.note) as stop,assemble(recipe, view, weights_from=progress.checkpoint) as parts
+        StopRequest(view.note) as stop,
+        assemble(recipe, view, weights_from=progress.checkpoint) as parts,
     ):
         # torch is imported with the parts, after the process is prepared for it
         from rft.learn.advantage import assign_credit
@@ -99,12 +100,8 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
             run.write_rollouts(progress.step, groups_P)
             trouble = _trouble(parts, groups_P)
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
-            if last or _due(recipe.eval.every, progress.step):
-                after = (
-                    _judge(parts, run, view, progress.step, f"step {progress.step}")
-                    if not trouble
-                    else after
-                )
+            if (last and trouble is None) or _due(recipe.eval.every, progress.step):
+                after = _judge(parts, run, view, progress.step, f"step {progress.step}")
                 metrics |= after.metrics()
             run.record(progress.step, metrics)
             view.step(metrics)
