@@ -85,7 +85,6 @@ class Policy:
             raise ModelError(
                 f"transformers cannot load {spec.source}: {str(error).splitlines()[0]}"
             ) from error
-        model.config.use_cache = False
         if spec.adapter is not None:
             model = _with_adapter(model, spec, weights_from)
         if spec.gradient_checkpointing:
@@ -114,19 +113,23 @@ class Policy:
         ids_1T = torch.tensor([[*prompt_ids, *completion_ids]], device=self.device)
         was_training = self.model.training
         self.model.eval()
-        logits_TV = self.model(input_ids=ids_1T).logits[0, len(prompt_ids) - 1 : -1].float()
+        logits_TV = self.model(input_ids=ids_1T, use_cache=False).logits[0, len(prompt_ids) - 1 : -1].float()
         self.model.train(was_training)
         targets_T1 = ids_1T[0, len(prompt_ids) :, None]
         return logits_TV.log_softmax(-1).gather(1, targets_T1).squeeze(1).cpu()
 
     def save(self, folder: Path) -> None:
         """Writes a folder that transformers and vLLM load as it is; an adapter in peft's own format."""
-        # Bound parameters are slices of fused tensors; the writer would take them for tied ones.
-        state = {
-            name: tensor.detach().to("cpu", copy=True)
-            for name, tensor in self.model.state_dict().items()
-            if not self.adapter or "lora_" in name
-        }
+        # Bound parameters are slices of fused tensors, which the writer would take for tied ones; copies are
+        # not. Those that are tied share one copy, so that they are stored once.
+        copies: dict[tuple[int, torch.Size], Tensor] = {}
+        state = {}
+        for name, tensor in self.model.state_dict().items():
+            if not self.adapter or "lora_" in name:
+                place = (tensor.data_ptr(), tensor.shape)
+                if place not in copies:
+                    copies[place] = tensor.detach().to("cpu", copy=True)
+                state[name] = copies[place]
         self.model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]  # PreTrainedModel or PeftModel
         self.tokenizer.save_pretrained(folder)
 
