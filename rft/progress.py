@@ -6,6 +6,7 @@ what going on needs. Seeds of rollouts come from the step, so nothing else has a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,11 @@ class Progress:
     order_state: dict[str, Any] | None = None
 
     @classmethod
-    def newest(cls, run: RunFolder) -> Progress:
-        """From the newest checkpoint that is whole and can be gone on with; damaged ones are passed over.
+    def newest(cls, run: RunFolder, note: Callable[[str], None]) -> Progress:
+        """From the newest checkpoint that is whole and can be gone on with.
+
+        Args:
+            note: is told which newer ones were passed over, and why.
 
         Raises RunError when there is none.
         """
@@ -47,21 +51,33 @@ class Progress:
                     raise RunError(
                         f"{path} was saved without its optimizer (train.checkpoint.optimizer: false)"
                     )
-                return cls(step=state["step"], checkpoint=path, order_state=state["order"])
+                progress = cls(step=state["step"], checkpoint=path, order_state=state["order"])
             except RunError as error:
                 damage.append(str(error))
+            else:
+                for passed_over in damage:
+                    note(f"going on from step {progress.step} instead: {passed_over}")
+                return progress
         why = f": {'; '.join(damage)}" if damage else ""
         raise RunError(f"run {run.id} has no checkpoint to go on from{why}")
 
     def restore(self, order: TaskOrder, updater: Updater) -> None:
-        """Puts data and optimizer where the checkpoint left them; nothing to do for a fresh run."""
+        """Puts data and optimizer where the checkpoint left them; nothing to do for a fresh run.
+
+        Raises RunError when the checkpoint is of other parameters, as after `model.*` was changed.
+        """
         if self.checkpoint is None or self.order_state is None:
             return
         import torch
 
         order.restore(self.order_state)
         path = self.checkpoint / "trainer" / _OPTIMIZER
-        updater.optimizer.load_state_dict(torch.load(path, map_location=updater.device, weights_only=True))
+        try:
+            updater.optimizer.load_state_dict(
+                torch.load(path, map_location=updater.device, weights_only=True)
+            )
+        except ValueError as error:
+            raise RunError(f"{self.checkpoint} does not fit this recipe: {error}") from error
 
     def save(
         self, run: RunFolder, order: TaskOrder, updater: Updater, policy: Policy, recipe: Recipe

@@ -46,7 +46,7 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
     """
     started = time.perf_counter()
     run = resume or RunFolder.create(recipe.train.output_dir, recipe.name, dump_recipe(recipe))
-    progress = Progress.newest(run) if resume else Progress()
+    progress = Progress.newest(run, view.note) if resume else Progress()
     with (
         view,
         _status(run, recipe, progress),
