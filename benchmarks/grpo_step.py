@@ -1,0 +1,155 @@
+"""One GRPO step, rft against TRL's GRPOTrainer: seconds and peak memory, taking turns step by step.
+
+    .venv/bin/python benchmarks/grpo_step.py             equal lengths: every completion has --tokens tokens
+    .venv/bin/python benchmarks/grpo_step.py --free      completions end where the model ends them
+    .venv/bin/python benchmarks/grpo_step.py --survey    TRL's modes against each other, to find its fastest
+
+The same on both sides: SmolLM2-135M-Instruct, bfloat16 weights, gradients and AdamW states, the prompts of
+recipes/quickstart.yaml in the same order, 8 prompts x 8 completions, temperature 1, GRPO with the DAPO
+normaliser, random rewards (so that every group trains on both sides), fused AdamW, no gradient checkpointing,
+all cores. The rows of rft also differ in `master_weights`: its default keeps float32 masters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+from _common import Rival, show, table
+
+TRL_MODES = {
+    "trl": [],
+    "trl 8 rows": ["--rows", "8"],
+    "trl 64 rows": ["--rows", "64"],
+    "trl autocast": ["--rows", "16", "--autocast"],
+    "trl continuous": ["--rows", "16", "--continuous"],
+}
+FASTEST = ["--rows", "16"]
+"""What --survey found; "trl" is this one."""
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, help="measured steps of each side, after one to warm up"
+    )
+    parser.add_argument("--tokens", type=int, default=24, help="tokens per completion (at most, with --free)")
+    parser.add_argument(
+        "--model", default="packaged:smollm2-135m-instruct", help="packaged:tiny for a quick look"
+    )
+    parser.add_argument("--free", action="store_true", help="let the model end its completions")
+    parser.add_argument("--survey", action="store_true", help="compare TRL's modes instead")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    options = parser.parse_args()
+
+    with ExitStack() as stack:
+        rivals = _trl_rivals(options) if options.survey else _rivals(options)
+        for rival in rivals:
+            stack.callback(rival.close)
+        measured: dict[str, list[dict[str, Any]]] = {rival.name: [] for rival in rivals}
+        for number in range(options.steps + 1):
+            for rival in list(rivals):
+                try:
+                    found = rival.step()
+                except RuntimeError as error:
+                    if not options.survey:
+                        raise
+                    print(f"{error}", file=sys.stderr)
+                    rivals.remove(rival)
+                    del measured[rival.name]
+                    continue
+                print(f"step {number} {rival.name}: {found['seconds']:.1f} s", file=sys.stderr)
+                if number:  # the first one warms up
+                    measured[rival.name].append(found)
+    rows = [_row(name, found) for name, found in measured.items()]
+    result: dict[str, Any] = {
+        "mode": "free" if options.free else "equal",
+        "tokens": options.tokens,
+        "sides": rows,
+    }
+    if not options.survey:
+        result |= _ratios({row["side"]: row for row in rows})
+    show(result, options.json, lambda: _say(result, rows))
+
+
+def _rivals(options: argparse.Namespace) -> list[Rival]:
+    return [
+        _rft("rft", options, masters=False),
+        _trl("trl", FASTEST, options),
+        _rft("rft masters", options, masters=True),
+    ]
+
+
+def _trl_rivals(options: argparse.Namespace) -> list[Rival]:
+    return [_trl(name, extra or FASTEST, options) for name, extra in TRL_MODES.items()]
+
+
+def _rft(name: str, options: argparse.Namespace, *, masters: bool) -> Rival:
+    overrides = [
+        "evaluator=random",
+        f"model.source={options.model}",
+        "model.dtype=bfloat16",
+        f"train.optimizer={{master_weights: {str(masters).lower()}}}",
+        "train.learning_rate=2e-5",
+        f"train.steps={options.steps + 1}",
+        "train.checkpoint.optimizer=false",
+        "data.shuffle=false",
+        "engine.parity_every=0",
+        "eval.tasks=1",
+        f"rollout.max_new_tokens={options.tokens}",
+    ]
+    if not options.free:
+        overrides.append(f"rollout.sampling={{min_tokens: {options.tokens}}}")
+    return Rival(name, "_grpo_rft.py", *overrides)
+
+
+def _trl(name: str, extra: list[str], options: argparse.Namespace) -> Rival:
+    length = [] if options.free else ["--force-length"]
+    size = ["--tokens", str(options.tokens), "--steps", str(options.steps + 1)]
+    return Rival(name, "_grpo_trl.py", "--model", options.model, *size, *length, *extra)
+
+
+def _row(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    def median(key: str) -> float:
+        return statistics.median(step[key] for step in found)
+
+    return {
+        "side": name,
+        "seconds": median("seconds"),
+        "generate_s": median("generate_s"),
+        "train_s": median("train_s"),
+        "length": statistics.mean(step["length"] for step in found),
+        "trained_tokens": statistics.mean(step["trained_tokens"] for step in found),
+        "step_peak_gb": max(step["step_peak_gb"] for step in found),
+        "peak_gb": max(step["peak_gb"] for step in found),
+    }
+
+
+def _ratios(sides: dict[str, dict[str, Any]]) -> dict[str, float]:
+    ours, masters, theirs = sides["rft"], sides["rft masters"], sides["trl"]
+    return {
+        "speedup": theirs["seconds"] / ours["seconds"],
+        "memory_ratio": ours["peak_gb"] / theirs["peak_gb"],
+        "step_memory_ratio": ours["step_peak_gb"] / theirs["step_peak_gb"],
+        "speedup_masters": theirs["seconds"] / masters["seconds"],
+        "memory_ratio_masters": masters["peak_gb"] / theirs["peak_gb"],
+        "generate_speedup": theirs["generate_s"] / ours["generate_s"],
+        "train_speedup": theirs["train_s"] / ours["train_s"],
+    }
+
+
+def _say(result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    print(table(rows))
+    for name, value in result.items():
+        if isinstance(value, float):
+            print(f"{name}: {value:.2f}")
+
+
+if __name__ == "__main__":
+    main()
