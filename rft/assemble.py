@@ -18,12 +18,13 @@ from rft.data.fit import fit_prompts
 from rft.data.order import TaskOrder
 from rft.data.split import load_split
 from rft.engine.open import open_engine, prepare_process
+from rft.errors import UserError
 from rft.evaluator import Evaluator
 from rft.models.memory import needed_memory_gb, num_parameters, require_memory
 from rft.models.source import locate
 from rft.recipe.resolve import resolve_environment, resolve_evaluator
 from rft.recipe.schema import EngineSpec, Recipe
-from rft.rollout.play import Player
+from rft.rollout.play import Player, sampling_for
 from rft.runs.view import View
 from rft.scoring.health import FailureWatch
 from rft.scoring.runner import ScoringRunner
@@ -89,6 +90,7 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         from rft.models.policy import Policy, load_tokenizer, pick_dtype
         from rft.rollout.conversation import ChatTemplate
 
+        _require_known_sampling(recipe)
         torch.manual_seed(recipe.seed)
         folder = locate(recipe.model.source, revision=recipe.model.revision)
         dtype = pick_dtype(recipe.model.dtype)
@@ -203,6 +205,16 @@ def _serve(recipe: Recipe, engine: VLLMEngine, sock: Any, view: View, stack: Exi
 
 def _path(name: str | None) -> Path | None:
     return None if name is None else Path(name)
+
+
+def _require_known_sampling(recipe: Recipe) -> None:
+    from rft.engine.vllm import vllm_params
+
+    spec = recipe.rollout
+    try:
+        vllm_params(sampling_for(spec, spec.max_new_tokens, recipe.seed, spec.temperature))
+    except ValueError as error:
+        raise UserError(f"rollout: {error}") from error
 
 
 def _require_room(recipe: Recipe, folder: Path, dtype: str, engine_dtype: str) -> None:

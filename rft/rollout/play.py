@@ -190,7 +190,7 @@ class _EngineVoice:
         if room <= 0:
             return None
         completion = await player.engine.generate(
-            self._conversation.ids, _sampling(player.spec, room, seed, temperature), adapter=player.adapter
+            self._conversation.ids, sampling_for(player.spec, room, seed, temperature), adapter=player.adapter
         )
         self.turns.append(
             Turn(
@@ -208,7 +208,8 @@ class _EngineVoice:
         self._context = self._conversation.append(replies)
 
 
-def _sampling(spec: RolloutSpec, max_tokens: int, seed: int, temperature: float) -> Sampling:
+def sampling_for(spec: RolloutSpec, max_tokens: int, seed: int, temperature: float) -> Sampling:
+    """One turn's sampling, as the recipe says."""
     return Sampling(
         max_tokens=max_tokens,
         temperature=temperature,

@@ -24,7 +24,11 @@ def open_tiny(folder: Path, spec: EngineSpec | None = None, **arguments: Any):
     ("spec", "arguments", "said"),
     [
         ({"args": {"max_num_sequences": 3}}, {}, "engine.args: .*'max_num_sequences'"),
-        ({"args": {"max_num_batched_tokens": "many"}}, {}, "max_num_batched_tokens: Input should be a valid int"),
+        (
+            {"args": {"max_num_batched_tokens": "many"}},
+            {},
+            "max_num_batched_tokens: Input should be a valid int",
+        ),
         ({}, {"max_model_len": 5000}, r"tiny: User-specified max_model_len \(5000\) is greater"),
         ({"kv_cache_gb": 1e-7}, {}, "cache"),
         ({}, {"lora_rank": 600}, "model.adapter.rank is 600"),
