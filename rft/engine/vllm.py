@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import queue
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ from rft.engine.base import Completion, Sampling
 from rft.errors import EngineError
 
 T = TypeVar("T")
+
+
+# vLLM shuts down with one engine what all engines of the process share, so that waits for the last of them.
+_open: weakref.WeakSet[VLLMEngine] = weakref.WeakSet()
+_closed_cores: list[Any] = []
 
 
 class _Stream:
@@ -58,6 +64,7 @@ class VLLMEngine:
         llm.set_weight_version("0")
         self._thread = threading.Thread(target=self._run, name="rft-engine", daemon=True)
         self._thread.start()
+        _open.add(self)
 
     # --- for callers on any thread -------------------------------------------------------------
 
@@ -242,7 +249,13 @@ class VLLMEngine:
         self._inbox.put(lambda: None)
         self._thread.join(timeout=30)
         self._fail_all(EngineError("the engine was closed"))
-        self.llm.engine_core.shutdown()
+        _open.discard(self)
+        _closed_cores.append(self.llm.engine_core)
+        if _open:
+            self.llm.model_executor.shutdown()
+            return
+        while _closed_cores:
+            _closed_cores.pop().shutdown()
 
     # --- on the stepping thread ----------------------------------------------------------------
 

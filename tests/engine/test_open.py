@@ -30,7 +30,6 @@ def open_tiny(folder: Path, spec: EngineSpec | None = None, **arguments: Any):
             "max_num_batched_tokens: Input should be a valid int",
         ),
         ({}, {"max_model_len": 5000}, r"tiny: User-specified max_model_len \(5000\) is greater"),
-        ({"kv_cache_gb": 1e-7}, {}, "cache"),
         ({}, {"lora_rank": 600}, "model.adapter.rank is 600"),
     ],
 )
@@ -79,3 +78,14 @@ def test_multiprocessing_would_put_the_weights_out_of_reach(tiny_model_dir, monk
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     with pytest.raises(EngineError, match="VLLM_ENABLE_V1_MULTIPROCESSING must be 0"):
         open_tiny(tiny_model_dir)
+
+
+@pytest.mark.engine
+async def test_closing_one_engine_leaves_another_running(engine, tiny_model_dir):
+    from rft.engine.base import Sampling
+
+    other = open_tiny(tiny_model_dir)
+    both = Sampling(max_tokens=2, seed=0)
+    await other.generate([5, 6], both)
+    other.close()
+    assert (await engine.generate([5, 6], both)).token_ids

@@ -193,11 +193,9 @@ class Core:
         self.step_may_run.set()
         self.stepping = threading.Event()
         self.dies = False
-        self.shut = 0
-        self.engine_core = SimpleNamespace(shutdown=self._shutdown)
-
-    def _shutdown(self) -> None:
-        self.shut += 1
+        self.shut: list[str] = []
+        self.engine_core = SimpleNamespace(shutdown=lambda: self.shut.append("core"))
+        self.model_executor = SimpleNamespace(shutdown=lambda: self.shut.append("executor"))
 
     def set_weight_version(self, version: str) -> None:
         pass
@@ -270,7 +268,20 @@ async def test_closing_ends_requests_running_and_queued(core, idle):
     with pytest.raises(EngineError, match="closed"):
         await idle.generate(PROMPT, sampling())
     idle.close()
-    assert core.shut == 1
+    assert len(core.shut) == 1  # closing twice closes once
+
+
+def test_what_engines_share_goes_with_the_last_of_them(monkeypatch):
+    from rft.engine import vllm
+
+    monkeypatch.setattr(vllm, "_open", set())
+    monkeypatch.setattr(vllm, "_closed_cores", [])
+    cores = [Core(), Core()]
+    engines = [vllm.VLLMEngine(core) for core in cores]  # type: ignore[arg-type]  # stand-ins
+    engines[0].close()
+    assert (cores[0].shut, cores[1].shut) == (["executor"], [])
+    engines[1].close()
+    assert (cores[0].shut, cores[1].shut) == (["executor", "core"], ["core"])
 
 
 async def test_a_wait_for_the_pause_that_is_given_up_does_not_hold_the_engine(core, idle, monkeypatch):

@@ -253,6 +253,7 @@ def test_an_environment_that_cannot_close_does_not_cost_the_rollout(caplog, monk
     async def hang(environment: Watched) -> None:
         await asyncio.sleep(60)
 
+    caplog.set_level("WARNING", logger="rft")
     monkeypatch.setattr(play_module, "_CLOSE_S", 0.01)
     for close in (failing(OSError("busy"), 9), hang):
         rollout = play(player(Recording(lambda *_: "0"), [], RolloutSpec(max_turns=1), close=close))
