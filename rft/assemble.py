@@ -261,6 +261,11 @@ def _fitting(
     """Tasks that fit, and the tokens that prompt and answers need together."""
     spec = recipe.rollout
     room = limit - spec.max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"rollout.max_new_tokens is {spec.max_new_tokens}, but a sequence can have {limit} tokens, prompt included "
+            "(model, engine.max_model_len, rollout.max_total_tokens); lower it"
+        )
     kept = []
     longest = 0
     for name, tasks in (("held-out", heldout), ("training", train)):
