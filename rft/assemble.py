@@ -263,8 +263,8 @@ def _fitting(
     room = limit - spec.max_new_tokens
     if room < 1:
         raise UserError(
-            f"rollout.max_new_tokens is {spec.max_new_tokens}, but a sequence can have {limit} tokens, prompt included "
-            "(model, engine.max_model_len, rollout.max_total_tokens); lower it"
+            f"rollout.max_new_tokens is {spec.max_new_tokens}, but prompt and answer together can have {limit} "
+            "tokens (model, engine.max_model_len, rollout.max_total_tokens); lower it"
         )
     kept = []
     longest = 0
