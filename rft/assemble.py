@@ -222,13 +222,14 @@ def _require_room(recipe: Recipe, folder: Path, dtype: str, engine_dtype: str) -
 
     adapter = recipe.model.adapter
     total = num_parameters(folder)
+    hidden_size = _text_config(recipe, folder).hidden_size
     need = needed_memory_gb(
         total,
         train_dtype=dtype,
         engine_dtype=engine_dtype,
         master_weights=recipe.train.optimizer.master_weights and adapter is None,
-        # An adapter on every linear layer of rank r is about 2 r / hidden size of the model.
-        adapter_params=total * adapter.rank // 256 if adapter else 0,
+        # Rank r adds r (in + out) to a layer's in * out: with narrow keys and values about 3 r / hidden size.
+        adapter_params=3 * total * adapter.rank // hidden_size if adapter else 0,
         kv_cache_gb=recipe.engine.kv_cache_gb or 0.0,
     )
     free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else None
@@ -246,13 +247,15 @@ def _reference(recipe: Recipe, folder: Path, dtype: str, device: str) -> Any:
 
 def context_limit(recipe: Recipe, folder: Path) -> int:
     """Tokens a sequence may have at most, by the model or the recipe."""
+    own = int(getattr(_text_config(recipe, folder), "max_position_embeddings", 1 << 20))
+    return min(own, recipe.engine.max_model_len or own, recipe.rollout.max_total_tokens or own)
+
+
+def _text_config(recipe: Recipe, folder: Path) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
-        folder, trust_remote_code=recipe.model.trust_remote_code
-    ).get_text_config()
-    own = int(getattr(config, "max_position_embeddings", 1 << 20))
-    return min(own, recipe.engine.max_model_len or own, recipe.rollout.max_total_tokens or own)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
+    return config.get_text_config()
 
 
 def _fitting(
@@ -263,8 +266,8 @@ def _fitting(
     room = limit - spec.max_new_tokens
     if room < 1:
         raise UserError(
-            f"rollout.max_new_tokens is {spec.max_new_tokens}, but prompt and answer together can have {limit} "
-            "tokens (model, engine.max_model_len, rollout.max_total_tokens); lower it"
+            f"rollout.max_new_tokens is {spec.max_new_tokens}, but prompt and answer together can have "
+            f"{limit} tokens (model, engine.max_model_len, rollout.max_total_tokens); lower it"
         )
     kept = []
     longest = 0
