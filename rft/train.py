@@ -96,9 +96,10 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
             # 6 write down, judge, save
             progress.step = step + 1
             metrics = step_metrics(groups_P, batch.stats, stats, published, clock.seconds)
-            metrics |= _parity(parts, view, progress.step)
+            parity, broken = _parity(parts, view, progress.step)
+            metrics |= parity
             run.write_rollouts(progress.step, groups_P)
-            trouble = _trouble(parts, groups_P)
+            trouble = _trouble(parts, groups_P) or broken
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
             if (last and trouble is None) or _due(recipe.eval.every, progress.step):
                 after = _judge(parts, run, view, progress.step, f"step {progress.step}")
@@ -191,18 +192,24 @@ def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> _J
     return judged
 
 
-def _parity(parts: Parts, view: View, step: int) -> dict[str, float]:
-    """Proves the weights again where it is due; a bond that broke is replaced by the next."""
+def _parity(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str | None]:
+    """Proves the weights again where it is due; a bond that broke is replaced by the next.
+
+    Returns metrics, and why the run must stop where no way of publishing holds any more.
+    """
     if not _due(parts.recipe.engine.parity_every, step):
-        return {}
+        return {}, None
     from rft.engine.weights import BindingError
 
     try:
-        parity = parts.weights.check()
+        try:
+            parity = parts.weights.check()
+        except BindingError as error:
+            parity = parts.weights.fall_back(str(error))
+            view.note(f"step {step}: publishing by {parts.weights.mode} from now on: {error}")
     except BindingError as error:
-        parity = parts.weights.fall_back(str(error))
-        view.note(f"step {step}: publishing by {parts.weights.mode} from now on: {error}")
-    return {"parity/mean": parity.mean, "parity/max": parity.max}
+        return {}, str(error)
+    return {"parity/mean": parity.mean, "parity/max": parity.max}, None
 
 
 def _trouble(parts: Parts, groups: Sequence[Group]) -> str | None:

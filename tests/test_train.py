@@ -234,6 +234,35 @@ def test_an_evaluator_that_breaks_stops_the_run_after_a_checkpoint(recipe):
     assert run.metrics()[-1]["fail/bug"] == 8
 
 
+@pytest.mark.parametrize("falls_back", [True, False])
+def test_a_bond_that_breaks_while_training_costs_no_step(recipe, monkeypatch, falls_back):
+    from rft.engine.weights import BindingError, Weights
+
+    honest = Weights.check
+    broken = iter(
+        [BindingError("the engine drifted"), None if falls_back else BindingError("copies drift too")]
+    )
+
+    def check(self: Weights) -> Any:
+        # the proof at the start looks at version 0; what breaks, breaks after the first step
+        error = next(broken, None) if self.engine.version > 0 else None
+        if error is not None:
+            raise error
+        return honest(self)
+
+    monkeypatch.setattr(Weights, "check", check)
+    words = ["engine.parity_every=1", "train.steps=2"]
+    if falls_back:
+        run = RunFolder.open(train(recipe, *words).run)
+        assert all(step["mismatch/max_abs"] < 1e-4 for step in run.metrics())
+        assert len(run.metrics()) == 2
+    else:
+        with pytest.raises(RunStopped, match="copies drift too; step 1 is saved, go on with"):
+            train(recipe, *words)
+        run = RunFolder.open("tiny")
+        assert [path.name for path in run.checkpoints_path.iterdir()] == ["step-000001"]
+
+
 def test_an_adapter_trains_saves_and_goes_on(recipe, tiny_model_dir):
     summary = train(recipe, "model.adapter.rank=4", "train.steps=1", "train.learning_rate=0.01")
     run = RunFolder.open(summary.run)
