@@ -276,7 +276,7 @@ class TrainSpec(Section):
     """Longer gradients are shortened to this."""
     micro_batch_tokens: PositiveInt = 1024
     """Tokens per forward pass; memory, not mathematics."""
-    logit_chunk: PositiveInt = 256
+    logit_chunk: PositiveInt = 128
     """Positions whose logits exist at one time."""
     share_prompts: bool = True
     """Compute a group's prompt once for all its completions."""
