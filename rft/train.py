@@ -23,7 +23,7 @@ from rft.recipe.load import dump_recipe
 from rft.recipe.schema import Recipe
 from rft.rollout.collect import collect
 from rft.runs.folder import RunFolder, State
-from rft.runs.memory import peak_rss_gb
+from rft.runs.memory import peak_rss_gb, release_memory
 from rft.runs.quiet import Quiet
 from rft.runs.signals import StopRequest
 from rft.runs.summary import Answer, Summary
@@ -86,6 +86,7 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
 
             # 4 clipped passes; shared weights are written while the engine holds still
             stats = parts.updater.update(batch, writing=partial(parts.weights.writing, step + 1))
+            release_memory()
             clock.lap("update")
 
             # 5 the same weights sample the next step, and serve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import sys
@@ -21,3 +22,14 @@ def rss_gb() -> float:
     except OSError:
         return peak_rss_gb()
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def release_memory() -> None:
+    """Gives freed memory back to the system.
+
+    glibc keeps what an update has freed in pieces that the next one does not quite fit into: without this a
+    run on a CPU grows by gigabytes over its first twenty steps. Takes milliseconds; nothing to do elsewhere.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
