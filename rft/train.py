@@ -200,7 +200,7 @@ def _parity(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str 
     """
     if not _due(parts.recipe.engine.parity_every, step):
         return {}, None
-    from rft.engine.weights import BindingError
+    from rft.engine.views import BindingError
 
     try:
         try:

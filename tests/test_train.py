@@ -236,7 +236,8 @@ def test_an_evaluator_that_breaks_stops_the_run_after_a_checkpoint(recipe):
 
 @pytest.mark.parametrize("falls_back", [True, False])
 def test_a_bond_that_breaks_while_training_costs_no_step(recipe, monkeypatch, falls_back):
-    from rft.engine.weights import BindingError, Weights
+    from rft.engine.views import BindingError
+    from rft.engine.weights import Weights
 
     honest = Weights.check
     broken = iter(

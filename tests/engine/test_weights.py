@@ -69,7 +69,7 @@ def train(policy: Any, steps: int, writing: Callable[[int], Any], rate: float = 
 
 
 def test_shared_weights_are_the_engines_own_memory(engine, tiny_model_dir):
-    from rft.engine.weights import engine_views
+    from rft.engine.views import engine_views
 
     policy = load(tiny_model_dir)
     notes: list[str] = []
@@ -200,7 +200,8 @@ def test_rows_in_another_order_fall_to_copying_by_vllms_own_loader(engine, tiny_
 
 
 def test_a_refused_way_leaves_the_trainer_memory_of_its_own(engine, tiny_model_dir, monkeypatch):
-    from rft.engine.weights import BindingError, Weights
+    from rft.engine.views import BindingError
+    from rft.engine.weights import Weights
 
     def refused(self: Any) -> Any:
         raise BindingError("sabotage")
@@ -247,7 +248,7 @@ def test_another_dtype_is_published_by_copy_and_says_why(engine, tiny_model_dir)
 
 
 def test_a_bond_that_breaks_on_the_way_falls_to_copy_and_training_goes_on(engine, tiny_model_dir):
-    from rft.engine.weights import BindingError
+    from rft.engine.views import BindingError
 
     policy = load(tiny_model_dir)
     weights = bind(engine, policy)
@@ -403,7 +404,7 @@ def test_every_architecture_shares_and_trains_or_says_why_not(kind, tmp_path):
 
 
 def test_a_parameter_without_a_counterpart_is_named(engine):
-    from rft.engine.weights import BindingError, engine_views
+    from rft.engine.views import BindingError, engine_views
 
     with pytest.raises(BindingError, match="no tensor for model.layers.0.mlp.router.weight"):
         engine_views(engine.model, {"model.layers.0.mlp.router.weight": torch.Size([4, 64])})
