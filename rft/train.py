@@ -18,20 +18,19 @@ from functools import partial
 from rft import background
 from rft.assemble import Parts, assemble
 from rft.errors import RunStopped
+from rft.heldout import Judged, summarise
 from rft.progress import Progress
 from rft.recipe.load import dump_recipe
 from rft.recipe.schema import Recipe
 from rft.rollout.collect import collect
 from rft.runs.folder import RunFolder, State
-from rft.runs.memory import peak_rss_gb, release_memory
+from rft.runs.memory import release_memory
 from rft.runs.quiet import Quiet
+from rft.runs.rollouts import read_rollouts
 from rft.runs.signals import StopRequest
-from rft.runs.summary import Answer, Summary
+from rft.runs.summary import Summary
 from rft.runs.view import View
-from rft.stats import Estimate, mean_interval, paired_difference
 from rft.types import Group, Task
-
-_ANSWERS_SHOWN = 5
 
 
 def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug: bool = False) -> Summary:
@@ -62,7 +61,8 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
         progress.restore(parts.order, parts.updater)
         parts.weights.publish(progress.step)
         view.done = progress.step
-        before = after = _judge(parts, run, view, progress.step, "before")
+        judged = Judged.stored(run) if resume else []
+        judged = judged or [_judge(parts, run, view, progress.step, "before")]
         for step in range(progress.step, recipe.train.steps):
             clock = _Clock()
             tasks_P = parts.order.take(recipe.train.prompts_per_step)
@@ -103,8 +103,8 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
             trouble = _trouble(parts, groups_P) or broken
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
             if (last and trouble is None) or _due(recipe.eval.every, progress.step):
-                after = _judge(parts, run, view, progress.step, f"step {progress.step}")
-                metrics |= after.metrics()
+                judged.append(_judge(parts, run, view, progress.step, f"step {progress.step}"))
+                metrics |= judged[-1].metrics()
             run.record(progress.step, metrics)
             view.step(metrics)
             if last or _due(recipe.train.checkpoint.every, progress.step):
@@ -115,7 +115,7 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
             if stop.requested and progress.step < recipe.train.steps:
                 view.note(f"stopped after step {progress.step} of {recipe.train.steps}; {_go_on(run)}")
                 break
-    summary = _summary(run, progress.step, time.perf_counter() - started, before, after)
+    summary = summarise(run, progress.step, time.perf_counter() - started, judged[0], judged[-1])
     run.write_report(summary.to_markdown())
     return summary
 
@@ -155,42 +155,20 @@ class _Clock:
         self.last = now
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """Held-out groups and what they say; `by_task` leaves out tasks without a single score."""
-
-    groups: Sequence[Group]
-
-    @property
-    def by_task(self) -> dict[str, float]:
-        scored = {group.id: [float(score) for score in group.scores if score.ok] for group in self.groups}
-        return {group_id: sum(values) / len(values) for group_id, values in scored.items() if values}
-
-    @property
-    def estimate(self) -> Estimate | None:
-        return mean_interval(list(self.by_task.values())) if self.by_task else None
-
-    def metrics(self) -> dict[str, float]:
-        if self.estimate is None:
-            return {}
-        return {
-            "heldout/mean": self.estimate.mean,
-            "heldout/low": self.estimate.low,
-            "heldout/high": self.estimate.high,
-        }
-
-
-def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> _Judged:
+def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> Judged:
     view.phase("held-out")
     # The same seeds each time: what changes between two evaluations is the policy.
-    judged = _Judged(
-        _roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True)
-    )
-    run.write_rollouts(step, judged.groups, split="heldout")
+    groups = _roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True)
+    judged = Judged(read_rollouts(run.write_rollouts(step, groups, split="heldout")))
     run.event("heldout", step=step, when=when, **judged.metrics())
-    if judged.estimate is not None:
-        view.heldout(judged.estimate.mean, judged.estimate.low, judged.estimate.high, when)
+    _show(view, judged, when)
     return judged
+
+
+def _show(view: View, judged: Judged, when: str) -> None:
+    estimate = judged.estimate
+    if estimate is not None:
+        view.heldout(estimate.mean, estimate.low, estimate.high, when)
 
 
 def _parity(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str | None]:
@@ -243,32 +221,3 @@ def _status(run: RunFolder, recipe: Recipe, progress: Progress) -> Iterator[None
         run.set_status(state, step=progress.step, steps=steps, message=str(error))
         raise
     run.set_status("finished" if progress.step >= steps else "stopped", step=progress.step, steps=steps)
-
-
-def _summary(run: RunFolder, steps: int, seconds: float, before: _Judged, after: _Judged) -> Summary:
-    both = [name for name in before.by_task if name in after.by_task]
-    difference = None
-    if both:
-        difference = paired_difference(
-            [after.by_task[name] for name in both], [before.by_task[name] for name in both]
-        )
-    answers = [
-        Answer(
-            prompt=old.task.messages[-1].content,
-            before=old.rollouts[0].text,
-            after=new.rollouts[0].text,
-            reward_before=old.scores[0].value,
-            reward_after=new.scores[0].value,
-        )
-        for old, new in zip(before.groups[:_ANSWERS_SHOWN], after.groups, strict=False)
-    ]
-    return Summary(
-        run=str(run.path),
-        steps=steps,
-        seconds=seconds,
-        peak_rss_gb=peak_rss_gb(),
-        heldout_before=before.estimate,
-        heldout_after=after.estimate,
-        difference=difference,
-        answers=answers,
-    )

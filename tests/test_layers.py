@@ -59,6 +59,7 @@ PAGES = {
     "rft.train",
     "rft.assemble",
     "rft.progress",
+    "rft.heldout",
     "rft.steplog",
     "rft.evaluate",
     "rft.preflight",

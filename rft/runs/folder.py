@@ -175,6 +175,11 @@ class RunFolder:
         write_rollouts(path, step, groups)
         return path
 
+    def rollout_files(self, split: str = "train") -> list[Path]:
+        """The files of one split, by step."""
+        prefix = "step" if split == "train" else split
+        return sorted((self.path / "rollouts").glob(f"{prefix}-*.parquet"))
+
     def write_report(self, markdown: str) -> None:
         """Replaces report.md. Raises RunError."""
         write_whole(self.report_path, markdown)
