@@ -231,6 +231,8 @@ def _require_room(recipe: Recipe, folder: Path, dtype: str, engine_dtype: str) -
         # Rank r adds r (in + out) to a layer's in * out: with narrow keys and values about 3 r / hidden size.
         adapter_params=3 * total * adapter.rank // hidden_size if adapter else 0,
         kv_cache_gb=recipe.engine.kv_cache_gb or 0.0,
+        shared=recipe.engine.publish != "copy",
+        reference=recipe.algorithm.beta > 0 and adapter is None,
     )
     free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else None
     require_memory(need, available_gb=free)

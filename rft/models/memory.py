@@ -96,6 +96,8 @@ def needed_memory_gb(
     master_weights: bool = True,
     adapter_params: int = 0,
     kv_cache_gb: float = 0.0,
+    shared: bool = True,
+    reference: bool = False,
 ) -> MemoryNeed:
     """What training `num_params` parameters beside their engine takes.
 
@@ -106,12 +108,15 @@ def needed_memory_gb(
         master_weights: float32 copies of what is trained, when that is in less than float32.
         adapter_params: how many parameters are trained when only an adapter is (float32); 0 trains them all.
         kv_cache_gb: the engine's cache.
+        shared: whether the engine may read the trainer's weights; it can when the dtypes are equal.
+        reference: a frozen copy of the model beside it, for a KL term.
     """
     trained_gb = (adapter_params or num_params) / _GB
     trained_bytes = 4 if adapter_params else BYTES_PER_VALUE[train_dtype]
-    shared = engine_dtype == train_dtype
+    shared = shared and engine_dtype == train_dtype
+    weights_gb = num_params * BYTES_PER_VALUE[train_dtype] / _GB * (2 if reference else 1)
     return MemoryNeed(
-        weights=num_params * BYTES_PER_VALUE[train_dtype] / _GB + (4 * trained_gb if adapter_params else 0.0),
+        weights=weights_gb + (4 * trained_gb if adapter_params else 0.0),
         gradients=trained_gb * trained_bytes,
         optimizer=trained_gb * 8,
         master_weights=trained_gb * 4 if master_weights and trained_bytes < 4 else 0.0,

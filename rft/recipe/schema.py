@@ -176,7 +176,8 @@ class RolloutSpec(Section):
     temperature: PositiveFloat = 1.0
     """Above 1 explores more, below 1 less."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Sample from the likeliest tokens that hold this share of probability."""
+    """Sample from the likeliest tokens that hold this share of probability. A cut distribution (this, top_k,
+    min_p) is another policy than the trained one; only `algorithm.mismatch` makes up for it."""
     top_k: NonNegativeInt = 0
     """Sample from the so many likeliest tokens; 0 keeps all."""
     min_p: Probability = 0.0

@@ -100,3 +100,9 @@ def test_a_model_that_does_not_fit_is_refused_with_need_have_and_ways_out():
 
 def test_what_is_available_is_less_than_the_machine_has():
     assert 0 < available_memory_gb() < psutil.virtual_memory().total / 1e9
+
+
+def test_a_reference_and_an_engine_of_its_own_are_counted():
+    common = {"train_dtype": "float32", "engine_dtype": "float32"}
+    assert needed_memory_gb(10**9, **common, reference=True).weights == 8.0
+    assert needed_memory_gb(10**9, **common, shared=False).engine_weights == 4.0
