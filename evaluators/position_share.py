@@ -16,7 +16,9 @@ _BRACKETS = str.maketrans(dict.fromkeys("[](){}<>\"'`*", " "))
 class PositionShare(Evaluator):
     """Positions where the answer's list has the right item, over the length of the longer list.
 
-    Extra and missing items count against the answer, so neither listing more nor stopping early pays.
+    Extra and missing items count against the answer, so neither listing more nor stopping early pays. Repeating
+    one item ("7, 7, 7") is sure to hit one position, and a model under training finds that out within ten steps:
+    with `rearranged: true` an answer that does not have exactly the reference's items scores 0.
     `items: numbers` reads every number in the answer and compares values ("07" is 7); `items: words` splits
     at white space and commas, and then every word of chatter is an extra item.
 
@@ -26,6 +28,7 @@ class PositionShare(Evaluator):
     class Config(BaseModel):
         model_config = ConfigDict(extra="forbid")
         items: Literal["numbers", "words"] = "numbers"
+        rearranged: bool = False
 
     name = "position_share"
     requires = frozenset({"reference"})
@@ -40,6 +43,9 @@ class PositionShare(Evaluator):
         Case("Sort: 3 1 2", "I cannot do that", expect=0.0, reference="1 2 3"),
         Case("Sort: b a", "a, b", expect=1.0, reference="a b", config={"items": "words"}),
         Case("Sort: b a", "Sure: a b", expect=0.0, reference="a b", config={"items": "words"}),
+        Case("Sort: 3 1 2", "1 1 1", expect=1 / 3, reference="1 2 3"),
+        Case("Sort: 3 1 2", "1 1 1", expect=0.0, reference="1 2 3", config={"rearranged": True}),
+        Case("Sort: 3 1 2", "1 3 2", expect=1 / 3, reference="1 2 3", config={"rearranged": True}),
         Case("Sort: nothing", "1", expect="unscored", reference=""),
     )
 
@@ -47,6 +53,8 @@ class PositionShare(Evaluator):
         right, said = self._items(rollout.task.reference), self._items(rollout.text)
         if not right:
             return Score.skip("the reference is an empty list")
+        if self.config.rearranged and sorted(right) != sorted(said):
+            return Score(0.0, reason="other items than the reference's")
         hits = sum(a == b for a, b in zip(right, said, strict=False))
         longer = max(len(right), len(said))
         return Score(hits / longer, reason=f"{hits} of {longer} positions right")
