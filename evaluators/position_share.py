@@ -16,9 +16,9 @@ _BRACKETS = str.maketrans(dict.fromkeys("[](){}<>\"'`*", " "))
 class PositionShare(Evaluator):
     """Positions where the answer's list has the right item, over the length of the longer list.
 
-    Extra and missing items count against the answer, so neither listing more nor stopping early pays. Repeating
-    one item ("7, 7, 7") is sure to hit one position, and a model under training finds that out within ten steps:
-    with `rearranged: true` an answer that does not have exactly the reference's items scores 0.
+    Extra and missing items count against the answer, so neither listing more nor stopping early pays. One
+    item repeated ("7, 7, 7") is sure to hit a position, and a model under training may find that out: with
+    `rearranged: true` an answer that does not have exactly the reference's items scores 0.
     `items: numbers` reads every number in the answer and compares values ("07" is 7); `items: words` splits
     at white space and commas, and then every word of chatter is an extra item.
 
