@@ -5,8 +5,8 @@
 Both sides get the same token ids, the same per-request seeds, the same number of tokens to sample (the end
 token does not end an answer) and the same vLLM arguments; each is a process of its own and they take turns.
 `packed` lets vLLM repack weights for its CPU kernels, which a trainer cannot write; `plain` is what training
-runs on, shared with the trainer. vLLM's LLM has the packed weights it has by default. LLM returns no
-log-probabilities, ours does: the trainer needs them.
+runs on, shared with the trainer. vLLM's LLM has the packed weights it has by default. Both return token ids
+and the log-probability of each sampled token, as a trainer needs them, and no text.
 """
 
 from __future__ import annotations
@@ -115,13 +115,20 @@ def _llm(folder: Any, options: argparse.Namespace) -> Any:
         seed=0,
         enforce_eager=True,
         disable_log_stats=True,
+        logprobs_mode="processed_logprobs",
         **_engine_args(options),
     )
 
     def generate(prompts: list[list[int]], number: int) -> int:
         params = [
             SamplingParams(
-                max_tokens=options.tokens, temperature=1.0, seed=number * 1000 + index, ignore_eos=True
+                max_tokens=options.tokens,
+                temperature=1.0,
+                seed=number * 1000 + index,
+                ignore_eos=True,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
             )
             for index in range(len(prompts))
         ]
