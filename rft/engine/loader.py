@@ -24,7 +24,7 @@ def plain_linear(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tens
     """x W^T + b on an unpacked row-major weight; returns [M, N], row-major as attention kernels demand it.
 
     Few rows (decoding) run as (W x^T)^T: with the weight on the left oneDNN needs no transposed copy of
-    it, which on plain bfloat16 weights is 2 to 4 times faster and level with vLLM's packed kernels.
+    it. What that gains, and what is still lost to vLLM's packed kernels, stands in benchmarks/README.md.
     """
     if x_MK.dim() == 2 and 1 < x_MK.shape[0] <= _ROWS.get(weight_NK.dtype, 0):
         out_MN = torch.mm(weight_NK, x_MK.t()).t().contiguous()
