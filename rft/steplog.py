@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from rft.engine.base import Published
 from rft.learn.batch import BatchStats
 from rft.learn.update import UpdateStats
-from rft.runs.memory import rss_gb
+from rft.process import rss_gb
 from rft.types import Group
 
 # Ours on the right: the learning room speaks of tensors, the table of metrics to people.

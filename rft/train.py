@@ -24,7 +24,7 @@ from rft.recipe.load import dump_recipe
 from rft.recipe.schema import Recipe
 from rft.rollout.collect import collect
 from rft.runs.folder import RunFolder, State
-from rft.runs.memory import release_memory
+from rft.process import release_memory, release_threads
 from rft.runs.quiet import Quiet
 from rft.runs.rollouts import read_rollouts
 from rft.runs.signals import StopRequest
@@ -127,6 +127,7 @@ def _roll_out(
     parts: Parts, tasks_P: Sequence[Task], view: View, *, seed_parts: Sequence[object], heldout: bool = False
 ) -> list[Group]:
     recipe = parts.recipe
+    release_threads()  # the engine's turn
     return background.run(
         collect(
             parts.player,

@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What every room may see: the contracts, one event loop, and means with intervals.
+# What every room may see: the contracts, one event loop, this process, and means with intervals.
 CONTRACTS = {
     "rft.types",
     "rft.errors",
@@ -27,6 +27,7 @@ CONTRACTS = {
     "rft.environment",
     "rft.background",
     "rft.stats",
+    "rft.process",
     "rft.recipe.schema",
     "rft.engine.base",
 }
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.errors": {"rft.types"},
     "rft.background": set(),
     "rft.stats": set(),
+    "rft.process": set(),
     "rft.evaluator": {"rft.types", "rft.errors", "rft.environment"},
     "rft.environment": {"rft.types", "rft.errors"},
     "rft": CONTRACTS | {"rft.scoring.blocking"},  # the public names; `rft.score` is one
@@ -76,6 +78,7 @@ LIBRARIES: dict[str, set[str]] = {
     "rft.errors": set(),
     "rft.background": set(),
     "rft.stats": {"numpy", "scipy"},
+    "rft.process": set(),
     "rft.evaluator": {"pydantic"},
     "rft.environment": {"pydantic"},
     "rft.recipe": {"annotated_types", "pydantic", "pydantic_core", "yaml"},

@@ -27,6 +27,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from rft.engine.base import Completion, Sampling
 from rft.errors import EngineError
+from rft.process import release_threads
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class VLLMEngine:
         self._thread = threading.Thread(target=self._run, name="rft-engine", daemon=True)
         self._thread.start()
         _open.add(self)
+        release_threads()  # loading `llm` has given this thread workers; the stepping thread needs its own
 
     # --- for callers on any thread -------------------------------------------------------------
 
@@ -262,7 +264,10 @@ class VLLMEngine:
     def _run(self) -> None:
         while not self._closing:
             try:
-                self._read_inbox(wait=not self.llm.has_unfinished_requests())
+                idle = not self.llm.has_unfinished_requests()
+                if idle:
+                    release_threads()
+                self._read_inbox(wait=idle)
                 if self.llm.has_unfinished_requests():
                     self._deliver(self.llm.step())
             except BaseException as error:  # nothing above this frame could report it

@@ -1,0 +1,62 @@
+import os
+import subprocess
+import sys
+
+from rft.process import peak_rss_gb, release_memory, release_threads, rss_gb
+
+
+def test_memory_that_is_allocated_and_freed_stays_in_the_peak_only():
+    before = rss_gb()
+    block = bytearray(b"x") * 200_000_000
+    during = rss_gb()
+    del block
+    assert 0.15 < during - before < 0.3
+    assert peak_rss_gb() >= during - 0.01
+    assert rss_gb() < during - 0.15
+
+
+def test_freed_pieces_go_back_to_the_system():
+    pieces = [b"x" * 100_000 for _ in range(3_000)]  # below the size that glibc maps on its own
+    pin = b"y" * 100_000  # at the top of the heap: what lies below is kept, though free
+    pieces.clear()
+    kept = rss_gb()
+    release_memory()
+    assert rss_gb() < kept - 0.2
+    assert pin
+
+
+COUNT_WORKERS = """
+import threading
+from pathlib import Path
+import torch
+from rft.process import release_threads
+
+def count():
+    counts.append(len(list(Path("/proc/self/task").iterdir())))
+
+def compute():
+    count()
+    for _ in range(2):
+        torch.rand(300_000).exp()  # long enough for torch to spread it
+        count()
+        release_threads()
+        count()
+
+counts = []
+thread = threading.Thread(target=compute)
+thread.start()
+thread.join()
+print([after - counts[0] for after in counts])
+"""
+
+
+def test_workers_of_a_thread_end_and_come_back_by_need():
+    # In a process of its own: the suite may run on one thread, and torch reads the number once.
+    found = subprocess.run(
+        [sys.executable, "-c", COUNT_WORKERS],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "[0, 1, 0, 1, 0]"
