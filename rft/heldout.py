@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rft.runs.folder import RunFolder
 from rft.process import peak_rss_gb
+from rft.runs.folder import RunFolder
 from rft.runs.rollouts import read_rollouts
 from rft.runs.summary import Answer, Summary
 from rft.stats import Estimate, mean_interval, paired_difference

@@ -1,4 +1,4 @@
-"""What this process holds of the machine, memory in GB (10^9 bytes), and how one phase hands it to the next."""
+"""What this process holds of the machine, memory in GB (10^9 bytes), and how a phase hands it on."""
 
 from __future__ import annotations
 

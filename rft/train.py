@@ -19,12 +19,12 @@ from rft import background
 from rft.assemble import Parts, assemble
 from rft.errors import RunStopped
 from rft.heldout import Judged, summarise
+from rft.process import release_memory, release_threads
 from rft.progress import Progress
 from rft.recipe.load import dump_recipe
 from rft.recipe.schema import Recipe
 from rft.rollout.collect import collect
 from rft.runs.folder import RunFolder, State
-from rft.process import release_memory, release_threads
 from rft.runs.quiet import Quiet
 from rft.runs.rollouts import read_rollouts
 from rft.runs.signals import StopRequest

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from rft.process import peak_rss_gb, release_memory, release_threads, rss_gb
+from rft.process import peak_rss_gb, release_memory, rss_gb
 
 
 def test_memory_that_is_allocated_and_freed_stays_in_the_peak_only():
