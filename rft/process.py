@@ -38,8 +38,9 @@ def release_memory() -> None:
 
 
 def release_threads() -> None:
-    """Ends this thread's idle OpenMP workers, so that another thread's run at full speed; they come back by need.
+    """Ends this thread's idle OpenMP workers, so that another thread's run at full speed.
 
+    They come back by need, which takes microseconds.
     Every thread that computes has its own workers. GNU's OpenMP counts them all, and where they outnumber the
     cores it lets none of them spin between two parallel loops: with the trainer's workers merely asleep, the
     engine decodes at 60 to 75 % of its speed. So a thread that stops computing lets them go.
