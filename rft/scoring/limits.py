@@ -1,42 +1,83 @@
 """Admission to an evaluator: so many at once, so many per minute.
 
-A gate is an object of its own so that evaluators that call the same service can share one.
+A gate is an object of its own so that evaluators that call the same service can share one; the strictest of
+their limits then holds for all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
+from collections import deque
+from typing import TYPE_CHECKING
 
 from rft.evaluator import Limits
 
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
+
 
 class Gate:
-    """`async with gate:` waits for a free slot, then for the next turn of the clock.
+    """`acquire` waits for a free slot, then for the next turn of the clock; `release` follows.
 
-    Turns are evenly spaced (one per 60/rpm seconds): a bucket that allows a burst of `rpm` would let nearly
-    twice as many through in its first minute. Belongs to one event loop.
+    Slots are handed over in the order of asking. Turns are evenly spaced (one per 60/rpm seconds): a bucket
+    that allows a burst of `rpm` would let nearly twice as many through in its first minute. Belongs to one
+    event loop.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._slots = asyncio.Semaphore(limits.concurrency)
-        self._pace = None
-        if limits.rpm is not None:
-            # Imported only here, so that `import rft` stays quick.
-            from aiolimiter import AsyncLimiter
+    def __init__(self, concurrency: int, rpm: int | None) -> None:
+        self.concurrency = concurrency
+        self.rpm = rpm
+        self._busy = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._pace = _pace(rpm)
 
-            self._pace = AsyncLimiter(1, 60.0 / limits.rpm)
+    def tighten(self, limits: Limits) -> bool:
+        """Takes over whichever of the limits is stricter. Says whether any was."""
+        stricter = limits.concurrency < self.concurrency
+        self.concurrency = min(self.concurrency, limits.concurrency)
+        if limits.rpm is not None and (self.rpm is None or limits.rpm < self.rpm):
+            self.rpm = limits.rpm
+            self._pace = _pace(limits.rpm)
+            stricter = True
+        return stricter
 
-    async def __aenter__(self) -> None:
-        await self._slots.acquire()
+    async def acquire(self) -> None:
+        """Returns with a slot taken."""
+        if self._waiting or self._busy >= self.concurrency:
+            await self._turn()
+        else:
+            self._busy += 1
         if self._pace is not None:
             try:
                 await self._pace.acquire()
             except BaseException:  # cancelled while waiting for its turn
-                self._slots.release()
+                self.release()
                 raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._slots.release()
+    def release(self) -> None:
+        """Gives the slot to who has waited longest, or back."""
+        self._busy -= 1
+        while self._waiting and self._busy < self.concurrency:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                self._busy += 1
+                waiter.set_result(None)
+
+    async def _turn(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():  # the slot came at the same moment
+                self.release()
+            raise
+
+
+def _pace(rpm: int | None) -> AsyncLimiter | None:
+    if rpm is None:
+        return None
+    # Imported only here, so that `import rft` stays quick.
+    from aiolimiter import AsyncLimiter
+
+    return AsyncLimiter(1, 60.0 / rpm)

@@ -1,10 +1,7 @@
-"""Drives one evaluator over many rollouts: slots, pace, time limits, retries, and whose fault a failure is.
+"""Drives one evaluator over many rollouts: limits and retries (`drive`), and whose fault a failure is.
 
-The author of an evaluator writes none of that. Three decisions:
+The author of an evaluator writes none of that. Two decisions:
 
-- A slot is held while an attempt runs and given back during the pause before a retry, so that a few slow
-  failures do not starve the rest; and the deadline counts attempts and pauses, not the wait for a slot, so
-  that a long queue of our own making fails nobody.
 - A verdict that arrives after its time limit (a bare `except:` that swallows the cancellation, say) is a
   timeout, not a verdict.
 - A timeout in a thread is not retried: the first call cannot be killed and may still be at work.
@@ -14,35 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from rft.errors import UserError
 from rft.evaluator import Evaluator
 from rft.scoring.attribution import attribute
-from rft.scoring.limits import Gate
+from rft.scoring.drive import Driver
+from rft.scoring.origin import OnEvent
 from rft.scoring.threads import Threads
 from rft.scoring.verdict import as_score
 from rft.types import Cost, Rollout, Score
-
-if TYPE_CHECKING:
-    from tenacity import AsyncRetrying, RetryCallState
-
-OnEvent = Callable[[str, dict[str, Any]], None]
-"""Receives (name, fields) of what an operator may want to see: evaluator_retry, evaluator_close_failed."""
-
-_LONGEST_PAUSE_S = 20.0
-
-
-@dataclass
-class _Ledger:
-    """What one evaluation has used so far."""
-
-    seconds: float = 0.0
-    attempts: int = 0
-    cost: Cost = Cost()
 
 
 class ScoringRunner:
@@ -67,13 +46,10 @@ class ScoringRunner:
         self.evaluator = evaluator
         self.name = evaluator.name or type(evaluator).__name__
         self.fingerprint = evaluator.fingerprint()
-        self.cost = Cost()
-        """Of all evaluations so far."""
-        self._limits = evaluator.limits
-        self._gate = Gate(evaluator.limits)
         self._threads = Threads(evaluator.limits.concurrency, f"rft-evaluate-{self.name}")
         self._on_loop = evaluator.is_async and evaluator.execution == "async"
         self._on_event = on_event or (lambda name, fields: None)
+        self._driver = Driver(evaluator, self._on_event)
 
     async def __aenter__(self) -> ScoringRunner:
         await self.setup()
@@ -92,24 +68,26 @@ class ScoringRunner:
             why = attribute(error).explain()
             raise UserError(f"evaluator {self.name} could not be set up: {why}") from error
 
+    @property
+    def cost(self) -> Cost:
+        """Of all evaluations so far."""
+        return self._driver.cost
+
     async def score(self, rollout: Rollout) -> Score:
         """The verdict on one finished rollout, stamped with who gave it, how fast and at what price.
 
         Never raises for a bad evaluation: that is a `Score` without a number. Cancellation passes through.
         """
-        ledger = _Ledger()
-        score: Score = await self._retrying(ledger)(self._attempt, rollout, ledger)
-        return score.stamped(
-            evaluator=self.name,
-            fingerprint=self.fingerprint,
-            latency_s=ledger.seconds,
-            attempts=ledger.attempts,
-            cost=ledger.cost,
-        )
 
-    def settle(self, scores: Sequence[Score]) -> list[Score]:
+        async def attempt(seconds: float) -> list[Score]:
+            return [await self._judge(rollout, seconds)]
+
+        (score,) = await self._driver.call(attempt)
+        return score.stamped(evaluator=self.name, fingerprint=self.fingerprint)
+
+    async def settle(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[Score]:
         """One prompt's scores made comparable, once all are in. See `Evaluator.settle`."""
-        settled = list(self.evaluator.settle(scores))
+        settled = list(await _maybe_async(self.evaluator.settle(rollouts, scores)))
         if len(settled) != len(scores):
             failed = Score.failed("bug", f"settle returned {len(settled)} scores for {len(scores)}")
             return [failed.stamped(evaluator=self.name, fingerprint=self.fingerprint)] * len(scores)
@@ -124,54 +102,6 @@ class ScoringRunner:
                 "evaluator_close_failed", {"evaluator": self.name, "why": attribute(error).explain()}
             )
         self._threads.close()
-
-    def _retrying(self, ledger: _Ledger) -> AsyncRetrying:
-        # Imported only here, so that `import rft` stays quick.
-        from tenacity import AsyncRetrying, retry_if_result, wait_random_exponential
-
-        limits = self._limits
-
-        def enough(state: RetryCallState) -> bool:
-            late = ledger.seconds + state.upcoming_sleep >= limits.deadline_s
-            return late or ledger.attempts >= limits.attempts
-
-        def note(state: RetryCallState) -> None:
-            ledger.seconds += state.upcoming_sleep
-            assert state.outcome is not None
-            why = state.outcome.result().explain()
-            self._on_event(
-                "evaluator_retry",
-                {
-                    "evaluator": self.name,
-                    "attempt": ledger.attempts,
-                    "why": why,
-                    "wait_s": state.upcoming_sleep,
-                },
-            )
-
-        return AsyncRetrying(
-            retry=retry_if_result(_retryable),
-            stop=enough,
-            wait=wait_random_exponential(multiplier=limits.backoff_s, max=_LONGEST_PAUSE_S),
-            before_sleep=note,
-            retry_error_callback=_last_score,
-        )
-
-    async def _attempt(self, rollout: Rollout, ledger: _Ledger) -> Score:
-        async with self._gate:
-            budget = self._limits.max_usd
-            if budget is not None and self.cost.usd >= budget:
-                return Score.failed(
-                    "budget", f"max_usd = {budget:g} is spent; raise it in the evaluator's limits"
-                )
-            ledger.attempts += 1
-            seconds = min(self._limits.timeout_s, self._limits.deadline_s - ledger.seconds)
-            began = time.perf_counter()
-            score = await self._judge(rollout, seconds)
-            ledger.seconds += time.perf_counter() - began
-        ledger.cost += score.cost
-        self.cost += score.cost
-        return score
 
     async def _judge(self, rollout: Rollout, seconds: float) -> Score:
         """One call of `evaluate` within a time limit, as a score whatever happens."""
@@ -209,13 +139,3 @@ def _blocking_coroutine(evaluator: Evaluator, rollout: Rollout) -> Any:
 
 async def _maybe_async(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
-
-
-def _retryable(score: Score) -> bool:
-    return score.failure is not None and score.failure.retryable
-
-
-def _last_score(state: RetryCallState) -> Score:
-    assert state.outcome is not None
-    score: Score = state.outcome.result()
-    return score
