@@ -25,6 +25,7 @@ CONTRACTS = {
     "rft.errors",
     "rft.evaluator",
     "rft.environment",
+    "rft.secrets",
     "rft.background",
     "rft.stats",
     "rft.process",
@@ -39,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.background": set(),
     "rft.stats": set(),
     "rft.process": set(),
+    "rft.secrets": {"rft.errors"},
     "rft.evaluator": {"rft.types", "rft.errors", "rft.environment"},
     "rft.environment": {"rft.types", "rft.errors"},
     "rft": CONTRACTS | {"rft.scoring.blocking"},  # the public names; `rft.score` is one
@@ -79,6 +81,7 @@ LIBRARIES: dict[str, set[str]] = {
     "rft.background": set(),
     "rft.stats": {"numpy", "scipy"},
     "rft.process": set(),
+    "rft.secrets": {"pydantic", "pydantic_core"},
     "rft.evaluator": {"pydantic"},
     "rft.environment": {"pydantic"},
     "rft.recipe": {"annotated_types", "pydantic", "pydantic_core", "yaml"},
