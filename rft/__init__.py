@@ -2,11 +2,20 @@
 
 from rft.environment import Environment, Observation, Step
 from rft.errors import EnvironmentFailure, EvaluatorError
-from rft.evaluator import Case, Evaluator, Limits, evaluator
+from rft.evaluator import (
+    BatchEvaluator,
+    Case,
+    Evaluator,
+    GroupEvaluator,
+    Limits,
+    PairwiseEvaluator,
+    evaluator,
+)
 from rft.scoring.blocking import score
 from rft.types import Cost, Failure, Group, Message, Rollout, Score, Task, Turn
 
 __all__ = [
+    "BatchEvaluator",
     "Case",
     "Cost",
     "Environment",
@@ -15,9 +24,11 @@ __all__ = [
     "EvaluatorError",
     "Failure",
     "Group",
+    "GroupEvaluator",
     "Limits",
     "Message",
     "Observation",
+    "PairwiseEvaluator",
     "Rollout",
     "Score",
     "Step",

@@ -95,12 +95,16 @@ class EvaluatorError(RftError):
         kind: one of the failure kinds of `rft.types.FailureKind`.
         detail: what happened, without secrets; it is stored with the rollout.
         retryable: whether trying again could help.
+        retry_after_s: seconds the service asked to be left alone, when it said so.
     """
 
-    def __init__(self, kind: FailureKind, detail: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self, kind: FailureKind, detail: str, retryable: bool = False, retry_after_s: float | None = None
+    ) -> None:
         self.kind: FailureKind = kind
         self.detail = detail
         self.retryable = retryable
+        self.retry_after_s = retry_after_s
         super().__init__(f"{kind}: {detail}")
 
 

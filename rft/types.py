@@ -202,6 +202,8 @@ class Failure:
     kind: FailureKind
     detail: str
     retryable: bool = False
+    retry_after_s: float | None = None
+    """Seconds the service asked to be left alone."""
 
 
 @dataclass(frozen=True)
@@ -269,9 +271,11 @@ class Score:
         return cls(None, "skipped", reason)
 
     @classmethod
-    def failed(cls, kind: FailureKind, detail: str, *, retryable: bool = False) -> Score:
+    def failed(
+        cls, kind: FailureKind, detail: str, *, retryable: bool = False, retry_after_s: float | None = None
+    ) -> Score:
         """The instrument failed: no number, masked in training, counted by kind."""
-        return cls(None, "failed", detail, failure=Failure(kind, detail, retryable))
+        return cls(None, "failed", detail, failure=Failure(kind, detail, retryable, retry_after_s))
 
     def stamped(self, **changes: Any) -> Score:
         """A copy with bookkeeping fields (evaluator, fingerprint, latency_s, ...) filled in."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pydantic
 import pytest
 
@@ -150,7 +152,7 @@ def test_an_evaluator_that_skips_the_base_constructor_still_has_a_fingerprint():
 
 def test_scores_of_a_group_are_settled_as_they_are_by_default():
     scores = [Score(1.0), Score.skip("no gold")]
-    assert Near().settle(scores) == scores
+    assert asyncio.run(Near().settle([rollout(), rollout()], scores)) == scores
 
 
 @pytest.mark.parametrize(

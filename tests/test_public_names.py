@@ -9,6 +9,7 @@ import pytest
 import rft
 
 PUBLIC = [
+    "BatchEvaluator",
     "Case",
     "Cost",
     "Environment",
@@ -17,9 +18,11 @@ PUBLIC = [
     "EvaluatorError",
     "Failure",
     "Group",
+    "GroupEvaluator",
     "Limits",
     "Message",
     "Observation",
+    "PairwiseEvaluator",
     "Rollout",
     "Score",
     "Step",

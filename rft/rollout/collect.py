@@ -11,7 +11,9 @@ from rft.rollout.play import AnyPlayer, rollout_seed
 from rft.types import Group, Rollout, Score, Task
 
 ScoreOne = Callable[[Rollout], Awaitable[Score]]
-SettleGroup = Callable[[Sequence[Score]], Sequence[Score]]
+SettleGroup = Callable[[Sequence[Rollout], Sequence[Score]], Awaitable[Sequence[Score]]]
+
+_Member = tuple[Rollout, Score]
 
 
 async def collect(
@@ -22,7 +24,7 @@ async def collect(
     group_size: int,
     seed_parts: Sequence[object],
     temperature: float,
-    settle: SettleGroup = list,
+    settle: SettleGroup | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Group]:
     """Plays and scores `group_size` rollouts of each task, all at once.
@@ -31,7 +33,7 @@ async def collect(
         score: scores one rollout and never raises; see `rft.scoring.ScoringRunner.score`.
         tasks_P: the step's tasks; one may occur twice, and is then sampled with other seeds.
         seed_parts: what, beside a rollout's own place, makes its seed: the run's seed and the step.
-        settle: a last look at a whole group's scores.
+        settle: a last look at a whole group's scores, taken as soon as the group is complete.
         on_progress: called with (scored, total) after each rollout.
 
     Returns:
@@ -62,23 +64,24 @@ async def collect(
         on_progress(done, total)
         return rollout, verdict
 
+    async def group_of(task: Task, group_id: str, members: Sequence[asyncio.Task[_Member]]) -> Group:
+        rollouts_G, scores_G = zip(*[await member for member in members], strict=True)
+        return Group(group_id, task, rollouts_G, await settle(rollouts_G, scores_G) if settle else scores_G)
+
     try:
         # Held until every rollout has made its first request, the engine starts them all in one batch: the
         # same batch every time, so that the same recipe and seed sample the same tokens.
         async with asyncio.TaskGroup() as together, _held(player.held()):
-            members_PG = [
-                [together.create_task(one(task, f"{number}-{task.id}", index)) for index in range(group_size)]
-                for number, task in enumerate(tasks_P)
-            ]
+            groups_P = []
+            for number, task in enumerate(tasks_P):
+                group_id = f"{number}-{task.id}"
+                members = [together.create_task(one(task, group_id, index)) for index in range(group_size)]
+                groups_P.append(together.create_task(group_of(task, group_id, members)))
             await asyncio.sleep(0)
     except BaseExceptionGroup as errors:
         first = errors.exceptions[0]  # the others say the same
         raise first from first.__cause__
-    groups = []
-    for task, members_G in zip(tasks_P, members_PG, strict=True):
-        rollouts_G, scores_G = zip(*(member.result() for member in members_G), strict=True)
-        groups.append(Group(rollouts_G[0].group_id, task, rollouts_G, settle(scores_G)))
-    return groups
+    return [group.result() for group in groups_P]
 
 
 @asynccontextmanager

@@ -27,7 +27,9 @@ from rft.evaluator import Evaluator, Limits, Resolve
 from rft.scoring.runner import ScoringRunner
 from rft.types import Cost, Rollout, Score, Status
 
-_NO_LIMIT = Limits(concurrency=1_000_000, timeout_s=math.inf, deadline_s=math.inf, attempts=1)
+_NO_LIMIT = Limits(
+    concurrency=1_000_000, timeout_s=math.inf, deadline_s=math.inf, attempts=1, break_after=None
+)
 _WORST_FIRST: tuple[Status, ...] = ("failed", "skipped", "not_applicable")
 
 
@@ -102,7 +104,7 @@ class Weighted(Evaluator):
             parts=parts, cost=sum((score.cost for score in scores), Cost())
         )
 
-    def settle(self, scores: Sequence[Score]) -> list[Score]:
+    async def settle(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[Score]:
         """Leaves out, for every member, the optional parts that some scored member lacks."""
         left_out = {name for score in scores if score.ok for name in _without_number(score.parts)}
         return [self._resettled(score, left_out) for score in scores]

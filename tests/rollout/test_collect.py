@@ -186,7 +186,8 @@ def test_a_dead_engine_ends_the_step_with_its_own_error_and_its_cause():
 
 
 def test_settling_sees_whole_groups():
-    def drop_all(scores: Any) -> list[Score]:
+    async def drop_all(rollouts: Any, scores: Any) -> list[Score]:
+        assert [rollout.id for rollout in rollouts] == ["0-a/0", "0-a/1"]
         return [Score.skip("the group is incomplete") for _ in scores]
 
     groups = gather(make(ScriptedEngine(TOKENIZER, lambda *_: "x")), tasks("a"), settle=drop_all)

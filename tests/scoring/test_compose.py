@@ -10,7 +10,7 @@ import pytest
 
 from rft import Case, Evaluator, EvaluatorError, Limits, Score, evaluator, score
 from rft.scoring.compose import Part, Weighted
-from rft.types import Cost
+from rft.types import Cost, Rollout, Task
 
 
 def giving(verdict, **options):
@@ -24,6 +24,12 @@ def giving(verdict, **options):
 
 
 DOWN = EvaluatorError("server", "HTTP 503")
+
+
+def settle(judge, scores):
+    task = Task("t", "?")
+    rollouts = [Rollout(f"t/{i}", "t", task, task.messages) for i, _ in enumerate(scores)]
+    return asyncio.run(judge.settle(rollouts, scores))
 
 
 def judged(**parts):
@@ -90,11 +96,11 @@ def test_a_part_that_one_member_lacks_is_left_out_for_the_whole_group():
         return Score(value, parts=parts, evaluator="Weighted")
 
     group = [member(1.0, Score(0.0)), member(0.5, Score(1.0)), member(0.8, Score.failed("timeout", "slow"))]
-    settled = judge.settle(group)
+    settled = settle(judge, group)
     assert [s.value for s in settled] == [1.0, 0.5, 0.8]  # only "correct" is comparable
     assert settled[0].reason == "correct 1, tone left out"
     assert settled[0].evaluator == "Weighted"
-    assert judge.settle(group[:2]) == group[:2]
+    assert settle(judge, group[:2]) == group[:2]
 
 
 def test_a_masked_member_does_not_decide_what_the_others_lose():
@@ -103,7 +109,7 @@ def test_a_masked_member_does_not_decide_what_the_others_lose():
     masked = Score.failed("server", "correct: 503").stamped(
         parts={"correct": Score.failed("server", "503"), "tone": Score.failed("timeout", "slow")}
     )
-    assert judge.settle([whole, masked]) == [whole, masked]
+    assert settle(judge, [whole, masked]) == [whole, masked]
 
 
 def test_the_parts_decide_what_is_required_and_deterministic():

@@ -464,6 +464,8 @@ def test_what_cannot_be_run_is_refused():
 
 def test_a_settle_that_loses_a_member_masks_the_group():
     judge = returning(1.0)
-    judge.settle = lambda scores: scores[1:]
-    settled = ScoringRunner(judge).settle([Score(1.0), Score(0.0)])
+    judge.settle = lambda rollouts, scores: scores[1:]
+    settled = asyncio.run(
+        ScoringRunner(judge).settle([rollout(), rollout(index=1)], [Score(1.0), Score(0.0)])
+    )
     assert [s.failure.kind for s in settled] == ["bug", "bug"]
