@@ -112,7 +112,7 @@ class Secret:
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(
-            lambda given: given if isinstance(given, Secret) else cls(given if isinstance(given, str) else ""),
+            lambda given: given if isinstance(given, Secret) else cls(str(given)),
             json_schema_input_schema=core_schema.str_schema(),
             serialization=core_schema.to_string_ser_schema(),
         )
@@ -132,7 +132,7 @@ def hide(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """What may be stored of a message from elsewhere: `hide`, no credentials of URLs and headers, not long."""
+    """What may be stored of a message from elsewhere: hidden values, no credentials in URLs, 500 letters."""
     text = hide(text)[:_SEARCHED]  # cut before the patterns, which take long on a page of garbage
     text = re.sub(r"\b(\w+://)[^/\s@'\"]+@", r"\1***@", text)
     text = re.sub(r"\b(\w+://[^\s'\"?]*)\?[^\s'\"]*", r"\1?***", text)

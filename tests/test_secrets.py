@@ -1,4 +1,4 @@
-"""A secret's value goes where it is used and nowhere else. The HTTP doors are in tests/http/test_redaction.py."""
+"""A secret's value goes where it is used and nowhere else. tests/http/test_redaction.py tries more doors."""
 
 from __future__ import annotations
 
