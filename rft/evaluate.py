@@ -9,40 +9,33 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from rft import background
-from rft.assemble import context_limit, conversation_tokens, score_with
-from rft.data.fit import fit_prompts
-from rft.data.split import load_split
+from rft.assemble import score_with
+from rft.contestant import Contestant, open_model
+from rft.data.split import load_heldout
 from rft.engine.open import prepare_process
 from rft.errors import UserError
-from rft.models.source import locate
-from rft.recipe.resolve import resolve_environment, resolve_evaluator
-from rft.recipe.schema import ModelSpec, Recipe
+from rft.recipe.resolve import resolve_evaluator
+from rft.recipe.schema import Recipe
 from rft.rollout.collect import collect
-from rft.rollout.endpoint import NUM_TOKENS, Endpoint, EndpointPlayer
-from rft.rollout.play import AnyPlayer, Player
+from rft.rollout.endpoint import NUM_TOKENS
 from rft.runs.comparison import Answers, Comparison, Verdict, no_worse, paired, reaches
 from rft.runs.quiet import Quiet
 from rft.runs.view import View
 from rft.scoring.health import FailureWatch
 from rft.scoring.runner import ScoringRunner
-from rft.target import Target, open_target, resolve_target
 from rft.types import Group, Rollout, Task
 
 FIRST = "first"
 """As a baseline: the first model named."""
-
-_ENDPOINT = re.compile(r"https?://")
-_MOST_SEQUENCES = 128
 
 
 @dataclass(frozen=True)
@@ -56,17 +49,6 @@ class Goals:
     min_score: float | None = None
     no_worse_than: str | None = None
     margin: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Contestant:
-    """A model ready to answer."""
-
-    player: AnyPlayer
-    tasks: list[Task]
-    left_out: int
-    weights: str
-    version: int | None
 
 
 def evaluate(
@@ -115,13 +97,17 @@ def evaluate(
         results = []
         for name in names:
             view.phase(f"loading {name}")
-            if _ENDPOINT.match(name):
-                opened = _endpoint(name, recipe, heldout, api_key, concurrency)
-            else:
-                opened = _local(_find(name, recipe, models, output_dir), name, recipe, heldout, view)
-            with opened as contestant:
+            with open_model(
+                name if models else None,
+                recipe,
+                heldout,
+                view=view,
+                api_key=api_key,
+                concurrency=concurrency,
+                output_dir=output_dir,
+            ) as contestant:
                 results.append(_answers(name, contestant, recipe, runner, view))
-            del opened, contestant
+            del contestant
             gc.collect()  # the engine's tensors hang in cycles; the next model needs their memory
     shutil.rmtree(scratch, ignore_errors=True)
     return Comparison(
@@ -167,71 +153,13 @@ def _heldout(recipe: Recipe, requires: frozenset[str], tasks: int | None, view: 
             f"--tasks {wanted} is more than the {recipe.eval.tasks} tasks that training sets aside "
             "(eval.tasks); the others were trained on. Set data.eval to tasks of their own, or take fewer"
         )
-    split = load_split(recipe.data, num_heldout=wanted, seed=recipe.seed, requires=requires)
-    if len(split.heldout) < wanted:
-        view.note(f"{len(split.heldout)} held-out tasks instead of {wanted}: there are no more")
-    return split.heldout
+    heldout = load_heldout(recipe.data, num_heldout=wanted, seed=recipe.seed, requires=requires)
+    if len(heldout) < wanted:
+        view.note(f"{len(heldout)} held-out tasks instead of {wanted}: there are no more")
+    return heldout
 
 
-def _find(name: str, recipe: Recipe, models: Sequence[str], output_dir: str) -> Target:
-    if not models:  # the recipe's own model, with its revision
-        return Target(name, locate(name, revision=recipe.model.revision))
-    return resolve_target(name, output_dir)
-
-
-@contextmanager
-def _local(
-    target: Target, name: str, recipe: Recipe, heldout: list[Task], view: View
-) -> Iterator[_Contestant]:
-    from rft.models.policy import load_tokenizer, pick_dtype
-    from rft.rollout.conversation import ChatTemplate
-
-    # The recipe's template and its trust in code are for its own model and what was trained from it.
-    own = target.model_dir == locate(recipe.model.source, revision=recipe.model.revision)
-    spec = recipe.model if own else ModelSpec(source=str(target.model_dir))
-    template = ChatTemplate(load_tokenizer(target.tokenizer_dir, spec))
-    limit = context_limit(recipe, target.model_dir)
-    tasks, dropped = fit_prompts(heldout, template.count, limit - recipe.rollout.max_new_tokens)
-    if dropped.count:
-        view.note(f"{name}: {dropped}")
-    longest = max(template.count(task) for task in tasks)
-    context = conversation_tokens(recipe, longest, limit)
-    dtype = pick_dtype(recipe.model.dtype if recipe.engine.dtype == "auto" else recipe.engine.dtype)
-    engine = open_target(
-        target,
-        recipe.engine,
-        dtype=dtype,
-        max_model_len=context,
-        max_num_seqs=min(len(tasks) * recipe.eval.samples, _MOST_SEQUENCES),
-        seed=recipe.seed,
-        served_name=target.name,
-        trust_remote_code=spec.trust_remote_code,
-    )
-    try:
-        player = Player(engine, template, resolve_environment(recipe.environment), recipe.rollout, context)
-        weights = str(target.adapter_dir or target.model_dir)
-        yield _Contestant(player, tasks, dropped.count, weights, target.version)
-    finally:
-        engine.close()
-
-
-@contextmanager
-def _endpoint(
-    address: str, recipe: Recipe, heldout: list[Task], api_key: str | None, concurrency: int
-) -> Iterator[_Contestant]:
-    endpoint = Endpoint(address, api_key=api_key, timeout_s=recipe.rollout.timeout_s)
-    try:
-        background.run(endpoint.connect())
-        make_environment = resolve_environment(recipe.environment)
-        player = EndpointPlayer(endpoint, make_environment, recipe.rollout, concurrency=concurrency)
-        yield _Contestant(player, heldout, 0, f"{endpoint.url}#{endpoint.model}", None)
-    finally:
-        background.run(endpoint.close())
-
-
-def _answers(
-    name: str, contestant: _Contestant, recipe: Recipe, runner: ScoringRunner, view: View
-) -> Answers:
+def _answers(name: str, contestant: Contestant, recipe: Recipe, runner: ScoringRunner, view: View) -> Answers:
     view.phase("rollout")
     started = time.perf_counter()
     groups = background.run(

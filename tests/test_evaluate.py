@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import rft.contestant
 import rft.evaluate
 from rft.cli import main
 from rft.engine.scripted import ScriptedEngine
@@ -68,7 +69,7 @@ def engines(monkeypatch, tiny_tokenizer, tiny_model_dir):
         monkeypatch.setattr(engine, "close", lambda: opened.append("closed"))
         return engine
 
-    monkeypatch.setattr(rft.evaluate, "open_target", open_target)
+    monkeypatch.setattr(rft.contestant, "open_target", open_target)
     for known in (0, 2, 5, 8):
         Path(f"knows-{known}").symlink_to(tiny_model_dir)
     return opened
@@ -134,7 +135,9 @@ def test_models_answer_the_same_tasks_one_after_another_and_are_compared_task_by
 
 
 def test_without_a_model_the_recipes_own_answers(recipe, engines, monkeypatch):
-    monkeypatch.setattr(rft.evaluate, "open_target", lambda target, spec, **options: pytest.fail(str(target)))
+    monkeypatch.setattr(
+        rft.contestant, "open_target", lambda target, spec, **options: pytest.fail(str(target))
+    )
     with pytest.raises(pytest.fail.Exception, match="model_dir=.*tiny"):
         run(recipe)
 
@@ -269,7 +272,7 @@ def test_a_mean_over_what_is_left_of_a_broken_evaluator_does_not_pass(
     recipe, engines, monkeypatch, tiny_tokenizer
 ):
     down = ScriptedEngine(tiny_tokenizer, lambda prompt, sampling: "down")
-    monkeypatch.setattr(rft.evaluate, "open_target", lambda target, spec, **options: down)
+    monkeypatch.setattr(rft.contestant, "open_target", lambda target, spec, **options: down)
     found = run(recipe, "knows-8", overrides=("train.max_failure_rate=0.05",))
     assert not found.passed
     assert "8 of the last 8 evaluations failed" in str(found.verdicts[0])

@@ -25,6 +25,7 @@ CONTRACTS = {
     "rft.errors",
     "rft.evaluator",
     "rft.environment",
+    "rft.chat",
     "rft.secrets",
     "rft.background",
     "rft.stats",
@@ -43,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.secrets": {"rft.errors"},
     "rft.evaluator": {"rft.types", "rft.errors", "rft.environment"},
     "rft.environment": {"rft.types", "rft.errors"},
+    "rft.chat": {"rft.types", "rft.evaluator"},
     "rft": CONTRACTS | {"rft.scoring.blocking"},  # the public names; `rft.score` is one
     "rft.recipe": CONTRACTS,
     "rft.data": CONTRACTS | {"rft.recipe.resolve"},  # data may be a function named in the recipe
@@ -65,6 +67,10 @@ PAGES = {
     "rft.progress",
     "rft.heldout",
     "rft.steplog",
+    "rft.contestant",
+    "rft.testing",
+    "rft.preview",
+    "rft.notebook",
     "rft.evaluate",
     "rft.preflight",
     "rft.target",

@@ -13,7 +13,7 @@ from rft.data.order import permutation
 from rft.data.source import load_tasks
 from rft.data.tasks import prompt_key
 from rft.errors import DataError
-from rft.recipe.schema import DataSpec
+from rft.recipe.schema import DataSpec, SourceSpec
 from rft.types import Task
 
 LARGEST_SHARE = 0.2
@@ -53,8 +53,20 @@ def load_split(
     tasks = load_tasks(data.train, seed=seed, requires=requires)
     if data.eval is None:
         return split_heldout(tasks, num_heldout, seed)
-    heldout = load_tasks(data.eval, seed=seed + EVAL_SEED, requires=requires)
-    return _apart(tasks, _sample(heldout, num_heldout, seed))
+    return _apart(tasks, _own_heldout(data.eval, num_heldout, seed, requires))
+
+
+def load_heldout(
+    data: DataSpec, *, num_heldout: int, seed: int, requires: frozenset[str] = frozenset()
+) -> list[Task]:
+    """The held-out tasks of `load_split`; the training data is read only if they are taken from it."""
+    if data.eval is None:
+        return load_split(data, num_heldout=num_heldout, seed=seed, requires=requires).heldout
+    return _own_heldout(data.eval, num_heldout, seed, requires)
+
+
+def _own_heldout(spec: SourceSpec, num_heldout: int, seed: int, requires: frozenset[str]) -> list[Task]:
+    return _sample(load_tasks(spec, seed=seed + EVAL_SEED, requires=requires), num_heldout, seed)
 
 
 def split_heldout(tasks: Sequence[Task], n: int, seed: int) -> Split:

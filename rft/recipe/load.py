@@ -10,10 +10,12 @@ from any folder.
 from __future__ import annotations
 
 import difflib
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -48,9 +50,30 @@ def draft_recipe(source: str | Path, overrides: Sequence[str] = ()) -> tuple[Dra
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(str(source), [Problem("recipe", f"cannot be read: {error}")]) from error
-    draft = make_draft(str(source), path.resolve().parent, text, overrides)
-    if str(draft.folder) not in sys.path:  # for `module:Class`; last, so that it hides nothing installed
-        sys.path.append(str(draft.folder))
+    return _drafted(str(source), path.resolve().parent, text, overrides)
+
+
+def recipe_from(values: Mapping[str, Any], *, source: str, folder: Path) -> Recipe:
+    """A recipe given as a mapping, by a test or a notebook.
+
+    Args:
+        source: what error messages call it.
+        folder: where its relative paths start.
+
+    Raises RecipeError with every mistake.
+    """
+    draft, recipe = _drafted(source, folder, json.dumps(values), ())
+    if recipe is None:
+        raise RecipeError(source, draft.problems)
+    return recipe
+
+
+def _drafted(
+    source: str, folder: Path, text: str, overrides: Sequence[str]
+) -> tuple[Draft, Recipe | None]:
+    draft = make_draft(source, folder, text, overrides)
+    if str(folder) not in sys.path:  # for `module:Class`; last, so that it hides nothing installed
+        sys.path.append(str(folder))
     absolute_paths(draft)
     recipe = None
     if draft.data:

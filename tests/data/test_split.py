@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft.data.split import load_split, split_heldout
+from rft.data.split import load_heldout, load_split, split_heldout
 from rft.errors import DataError
 from rft.recipe.schema import DataSpec
 from rft.types import Task
@@ -91,3 +91,16 @@ def test_generated_held_out_tasks_are_not_the_training_tasks():
     source = {"source": "reasoning-gym:chain_sum", "with": {"size": 40, "min_digits": 6, "max_digits": 9}}
     split = load_split(DataSpec.model_validate({"train": source, "eval": source}), num_heldout=40, seed=0)
     assert len(split.train) == len(split.heldout) == 40 and split.duplicates == 0
+
+
+def test_held_out_tasks_alone_are_those_of_the_split_and_need_no_training_data(tmp_path):
+    rows = "".join(f'{{"prompt": "{n}+1", "id": "{n}"}}\n' for n in range(12))
+    (tmp_path / "eval.jsonl").write_text(rows)
+    (tmp_path / "train.jsonl").write_text('{"prompt": "9+9"}\n')
+    own = DataSpec(train=str(tmp_path / "train.jsonl"), eval=str(tmp_path / "eval.jsonl"))
+    asked = {"num_heldout": 4, "seed": 3}
+    assert load_heldout(own, **asked) == load_split(own, **asked).heldout
+    none = DataSpec(train=str(tmp_path / "missing.jsonl"), eval=str(tmp_path / "eval.jsonl"))
+    assert len(load_heldout(none, **asked)) == 4
+    shared = DataSpec(train=str(tmp_path / "eval.jsonl"))
+    assert load_heldout(shared, **asked) == load_split(shared, **asked).heldout

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft.errors import RecipeError
-from rft.recipe.load import dump_recipe, list_recipes, load_recipe
+from rft.recipe.load import dump_recipe, list_recipes, load_recipe, recipe_from
 from rft.recipe.presets import list_presets
 from rft.recipe.schema import Recipe
 
@@ -359,3 +359,16 @@ def test_a_dump_holds_the_name_of_a_secret_and_not_the_secret(write, monkeypatch
 def test_a_recipe_can_be_made_in_python_with_the_same_short_forms():
     made = Recipe.model_validate({"model": "a/b", "data": {"train": "t.jsonl"}, "evaluator": "exact"})
     assert made.evaluator.use == "exact" and Path(made.data.train.source).name == "t.jsonl"
+
+
+def test_a_mapping_is_read_like_a_file_with_paths_from_the_folder_named(tmp_path):
+    values = {"model": "owner/name", "data": {"train": "./t.jsonl"}, "evaluator": "./g.py:near"}
+    recipe = recipe_from(values, source="a test", folder=tmp_path)
+    assert recipe.data.train.source == str(tmp_path / "t.jsonl")
+    assert recipe.evaluator.use == f"{tmp_path}/g.py:near"
+    with pytest.raises(RecipeError, match="a test: 2 mistakes"):
+        recipe_from(
+            {"model": "owner/name", "evaluatr": "exact"} | {"data": {"train": "t.jsonl"}},
+            source="a test",
+            folder=tmp_path,
+        )
