@@ -10,18 +10,24 @@ The author of an evaluator writes none of that. Two decisions:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from rft.errors import UserError
 from rft.evaluator import Evaluator
 from rft.scoring.attribution import attribute
+from rft.scoring.breaker import Open
+from rft.scoring.cache import ScoreCache, cache_key
 from rft.scoring.drive import Driver
 from rft.scoring.origin import OnEvent
 from rft.scoring.threads import Threads
 from rft.scoring.verdict import as_score
 from rft.types import Cost, Rollout, Score
+
+_setting_up: ContextVar[ScoringRunner | None] = ContextVar("setting_up", default=None)
 
 
 class ScoringRunner:
@@ -30,10 +36,25 @@ class ScoringRunner:
         async with ScoringRunner(evaluator) as runner:
             scores = await asyncio.gather(*map(runner.score, rollouts))
 
+    Runners that are made while an evaluator is set up are those of its parts: they inherit what this one was
+    given.
+
+    Args:
+        on_event: is told what an operator may want to see; see `rft.scoring.events`.
+        cache: verdicts that are known already; used when the evaluator is deterministic.
+        max_usd: dollars it may spend; the evaluator's own limit when None.
+
     Raises UserError for an evaluator that cannot be run at all.
     """
 
-    def __init__(self, evaluator: Evaluator, *, on_event: OnEvent | None = None) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        *,
+        on_event: OnEvent | None = None,
+        cache: ScoreCache | None = None,
+        max_usd: float | None = None,
+    ) -> None:
         if not isinstance(evaluator, Evaluator):
             raise UserError(
                 f"an evaluator must be an instance of rft.Evaluator, got {evaluator!r}; "
@@ -48,8 +69,15 @@ class ScoringRunner:
         self.fingerprint = evaluator.fingerprint()
         self._threads = Threads(evaluator.limits.concurrency, f"rft-evaluate-{self.name}")
         self._on_loop = evaluator.is_async and evaluator.execution == "async"
+        self.inner: list[ScoringRunner] = []
+        """Those of its parts."""
+        whole = _setting_up.get()
+        if whole is not None:
+            whole.inner.append(self)
+            on_event, cache = on_event or whole._on_event, cache or whole._cache
         self._on_event = on_event or (lambda name, fields: None)
-        self._driver = Driver(evaluator, self._on_event)
+        self._cache = cache
+        self._driver = Driver(evaluator, self._on_event, max_usd)
 
     async def __aenter__(self) -> ScoringRunner:
         await self.setup()
@@ -60,6 +88,8 @@ class ScoringRunner:
 
     async def setup(self) -> None:
         """Runs the evaluator's own `setup`. Raises UserError when that fails: nothing could be scored."""
+        self.inner.clear()
+        token = _setting_up.set(self)
         try:
             await _maybe_async(self.evaluator.setup())
         except UserError:
@@ -67,6 +97,29 @@ class ScoringRunner:
         except Exception as error:
             why = attribute(error).explain()
             raise UserError(f"evaluator {self.name} could not be set up: {why}") from error
+        finally:
+            _setting_up.reset(token)
+
+    async def ready(self) -> None:
+        """Returns when no service it needs is known to be away, or when that has been so for too long.
+
+        Ask it before work is begun that will need scores.
+        """
+        with contextlib.suppress(Open):
+            for runner in self.everyone():
+                await runner._driver.origin.breaker.wait()
+
+    def everyone(self) -> Iterator[ScoringRunner]:
+        """Itself, its parts, their parts."""
+        yield self
+        for runner in self.inner:
+            yield from runner.everyone()
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds that breakers, its parts' too, have held work back so far; ended openings only."""
+        origins = {id(origin): origin for origin in (r._driver.origin for r in self.everyone())}
+        return sum(origin.breaker.paused_s for origin in origins.values())
 
     @property
     def cost(self) -> Cost:
@@ -78,12 +131,19 @@ class ScoringRunner:
 
         Never raises for a bad evaluation: that is a `Score` without a number. Cancellation passes through.
         """
+        if self._cache is None or not self.evaluator.deterministic:
+            score = await self._drive(rollout)
+        else:
+            key = cache_key(self.fingerprint, rollout)
+            score = await self._cache.once(key, lambda: self._drive(rollout))
+        return score.stamped(evaluator=self.name, fingerprint=self.fingerprint)
 
+    async def _drive(self, rollout: Rollout) -> Score:
         async def attempt(seconds: float) -> list[Score]:
             return [await self._judge(rollout, seconds)]
 
         (score,) = await self._driver.call(attempt)
-        return score.stamped(evaluator=self.name, fingerprint=self.fingerprint)
+        return score
 
     async def settle(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[Score]:
         """One prompt's scores made comparable, once all are in. See `Evaluator.settle`."""
