@@ -7,13 +7,14 @@ needs closing is closed in reverse order, whatever happens.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft import background
+from rft.chat import WantsBase, wanting_base
 from rft.data.fit import fit_prompts
 from rft.data.order import TaskOrder
 from rft.data.split import load_split
@@ -24,11 +25,12 @@ from rft.models.memory import needed_memory_gb, num_parameters, require_memory
 from rft.models.source import locate
 from rft.recipe.resolve import resolve_environment, resolve_evaluator
 from rft.recipe.schema import EngineSpec, Recipe
+from rft.rollout.chat import BaseChat
 from rft.rollout.play import Player, sampling_for
 from rft.runs.view import View
 from rft.scoring.health import FailureWatch
 from rft.scoring.runner import ScoringRunner
-from rft.types import Task
+from rft.types import Message, Task
 
 if TYPE_CHECKING:
     from rft.engine.vllm import VLLMEngine
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rft")
 
 _SERVED_CONTEXT = 2048  # tokens; clients of the endpoint ask more than the recipe's own tasks
+_JUDGED_CONTEXT = 3072  # tokens; what a judge is told and says besides the texts it judges
 _MOST_SEQUENCES = 256
 
 
@@ -70,6 +73,8 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
     """
     with ExitStack() as stack:
         evaluator = resolve_evaluator(recipe.evaluator)
+        judges = list(wanting_base(evaluator))
+        _require_base(recipe, judges)
         make_environment = resolve_environment(recipe.environment)
         sock = _listen(recipe, view, stack)
         view.phase("reading data")
@@ -97,6 +102,8 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         engine_dtype = dtype if recipe.engine.dtype == "auto" else recipe.engine.dtype
         _require_room(recipe, folder, dtype, engine_dtype)
         template = ChatTemplate(load_tokenizer(folder, recipe.model))
+        if judges:
+            template.opening([Message("user", "?")])  # a model without a chat template cannot judge
         limit = context_limit(recipe, folder)
         heldout, train, context = _fitting(recipe, view, template, split.heldout, split.train, limit)
 
@@ -104,8 +111,8 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
             engine_spec,
             folder if weights_from is None or recipe.model.adapter else weights_from,
             dtype=engine_dtype,
-            max_model_len=max(context, min(limit, _SERVED_CONTEXT)) if recipe.serve else context,
-            max_num_seqs=_sequences(recipe),
+            max_model_len=_engine_context(recipe, folder, context, limit, judged=bool(judges)),
+            max_num_seqs=_sequences(recipe) + (16 if judges else 0),
             seed=recipe.seed,
             plain_weights=True,
             served_name=recipe.name,
@@ -142,6 +149,10 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         )
         if sock is not None:
             _serve(recipe, engine, sock, view, stack)
+        for judge in judges:
+            judge.base = BaseChat(
+                engine, template, name=recipe.model.source, max_total_tokens=engine.max_model_len
+            )
         runner = score_with(evaluator, stack)
         yield Parts(
             recipe=recipe,
@@ -163,6 +174,15 @@ def score_with(evaluator: Evaluator, stack: ExitStack) -> ScoringRunner:
     background.run(runner.setup())
     stack.callback(lambda: background.run(runner.close()))
     return runner
+
+
+def _require_base(recipe: Recipe, judges: Sequence[WantsBase]) -> None:
+    if judges and recipe.model.adapter is None:
+        raise UserError(
+            "evaluator: a judge on engine: base needs weights that stay as they are, and full fine-tuning "
+            "changes all of them; train an adapter (model.adapter), or give the judge url and model of an "
+            "endpoint"
+        )
 
 
 def _listen(recipe: Recipe, view: View, stack: ExitStack) -> Any:
@@ -249,8 +269,23 @@ def _reference(recipe: Recipe, folder: Path, dtype: str, device: str) -> Any:
 
 def context_limit(recipe: Recipe, folder: Path) -> int:
     """Tokens a sequence may have at most, by the model or the recipe."""
+    longest = _model_limit(recipe, folder)
+    return min(longest, recipe.rollout.max_total_tokens or longest)
+
+
+def _model_limit(recipe: Recipe, folder: Path) -> int:
     own = int(getattr(_text_config(recipe, folder), "max_position_embeddings", 1 << 20))
-    return min(own, recipe.engine.max_model_len or own, recipe.rollout.max_total_tokens or own)
+    return min(own, recipe.engine.max_model_len or own)
+
+
+def _engine_context(recipe: Recipe, folder: Path, context: int, limit: int, *, judged: bool) -> int:
+    """Tokens the engine takes in one request: `context` for rollouts, more for clients and judges."""
+    longest = max(context, min(limit, _SERVED_CONTEXT)) if recipe.serve else context
+    if judged:  # by a judge that may be shown a whole group
+        members = max(recipe.rollout.group_size, recipe.eval.samples)
+        asked = context + members * recipe.rollout.max_new_tokens + _JUDGED_CONTEXT
+        longest = max(longest, min(_model_limit(recipe, folder), asked))
+    return longest
 
 
 def _text_config(recipe: Recipe, folder: Path) -> Any:

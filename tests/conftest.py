@@ -61,10 +61,11 @@ def engine(tiny_model_dir: Path) -> Iterator[VLLMEngine]:
     from rft.recipe.schema import EngineSpec
 
     engine = open_engine(
-        EngineSpec(),
+        # Its positions are rotations, so it may read on beyond what its config says; judges need the room.
+        EngineSpec(args={"hf_overrides": {"max_position_embeddings": 4096}}),
         tiny_model_dir,
         dtype="float32",
-        max_model_len=512,
+        max_model_len=4096,
         max_num_seqs=32,
         seed=0,
         plain_weights=True,

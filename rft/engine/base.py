@@ -6,7 +6,7 @@ is a fake that ships for tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -28,6 +28,8 @@ class Sampling:
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    json_schema: Mapping[str, Any] | None = None
+    """What the text sampled must be, held token by token."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Any further argument of vLLM's SamplingParams."""
 

@@ -22,7 +22,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from rft.engine.base import Completion, Sampling
@@ -327,6 +327,7 @@ def vllm_params(sampling: Sampling) -> SamplingParams:
         "min_p": sampling.min_p,
         "stop": list(sampling.stop) or None,
         "seed": sampling.seed,
+        "structured_outputs": _held_to(sampling.json_schema),
         "n": 1,
         "logprobs": 0,
         "flat_logprobs": True,
@@ -342,6 +343,10 @@ def vllm_params(sampling: Sampling) -> SamplingParams:
         raise ValueError(f"vLLM does not know a sampling parameter: {error}") from error
     except VLLMClientError as error:
         raise ValueError(str(error)) from error
+
+
+def _held_to(schema: Mapping[str, Any] | None) -> StructuredOutputsParams | None:
+    return None if schema is None else StructuredOutputsParams(json=dict(schema))
 
 
 def _post(loop: asyncio.AbstractEventLoop, items: Sequence[tuple[_Stream, Any]]) -> None:

@@ -58,7 +58,12 @@ def _file(text: str, bases: list[Path]) -> str:
 
 
 def _code(text: str, bases: list[Path]) -> str:
-    """`./graders.py:Near` with its file made absolute; any other text unchanged."""
+    """`./graders.py:Near` with its file made absolute, and a data file that exists; other text unchanged.
+
+    An evaluator's arguments may be any text, so an ending alone makes no path of them.
+    """
+    if text.endswith(_ENDINGS):
+        return next((path for base in bases if os.path.isfile(path := os.path.abspath(base / text))), text)
     file, colon, attribute = text.rpartition(":")
     if not file.endswith(".py"):
         return text

@@ -58,6 +58,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._commands = {token for token in tokenizer.get_added_vocab() if len(token) > 1}
 
     def opening(
         self, messages: str | Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -99,6 +100,15 @@ class ChatTemplate:
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of sampled tokens, special tokens removed."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def harmless(self, text: str) -> str:
+        """The text with a zero-width space inside what would become a special token of this tokenizer.
+
+        For text by others: as it stands it could close the message it is put into and open another.
+        """
+        for command in self._commands:
+            text = text.replace(command, f"{command[0]}\u200b{command[1:]}")
+        return text
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         if getattr(self._tokenizer, "chat_template", None) is None:

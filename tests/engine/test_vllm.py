@@ -126,7 +126,7 @@ async def test_cancelling_the_caller_aborts_the_request(engine):
 @pytest.mark.parametrize(
     ("prompt", "how", "said"),
     [
-        ([5] * 513, Sampling(max_tokens=1), "512"),
+        ([5] * 4097, Sampling(max_tokens=1), "4096"),
         (PROMPT, Sampling(max_tokens=1, extra={"min_tokens": 7}), "min_tokens"),
         (PROMPT, Sampling(max_tokens=1, extra={"temprature": 1.0}), "temprature"),
         (PROMPT, Sampling(max_tokens=1, extra={"n": 2}), "n is set by the rollout"),

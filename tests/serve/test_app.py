@@ -193,8 +193,8 @@ def test_an_unknown_model_is_not_found(client):
 
 
 def test_a_prompt_that_does_not_fit_is_the_clients_error(client):
-    with pytest.raises(openai.BadRequestError, match="512"):
-        client.completions.create(model="tiny", prompt="x" * 600, max_tokens=5)
+    with pytest.raises(openai.BadRequestError, match="4096"):
+        client.completions.create(model="tiny", prompt="x" * 4200, max_tokens=5)
 
 
 def test_updates_lose_nothing_that_is_in_flight(client, engine, publish):
