@@ -7,11 +7,16 @@ which weighs several.
 """
 
 from rft.evaluators.choice import Choice
+from rft.evaluators.code_tests import CodeTests
 from rft.evaluators.controls import Constant, Random
 from rft.evaluators.env_reward import EnvReward
 from rft.evaluators.exact import Exact
+from rft.evaluators.feedback import Feedback
 from rft.evaluators.includes import Includes
 from rft.evaluators.json_fields import JSONFields
+from rft.evaluators.judge import Judge
+from rft.evaluators.judge_pairwise import JudgePairwise
+from rft.evaluators.judge_ranked import JudgeRanked
 from rft.evaluators.length import Length
 from rft.evaluators.numeric import Numeric
 from rft.evaluators.overlong import Overlong
@@ -21,11 +26,16 @@ from rft.evaluators.regex import Regex
 
 __all__ = [
     "Choice",
+    "CodeTests",
     "Constant",
     "EnvReward",
     "Exact",
+    "Feedback",
     "Includes",
     "JSONFields",
+    "Judge",
+    "JudgePairwise",
+    "JudgeRanked",
     "Length",
     "Numeric",
     "Overlong",

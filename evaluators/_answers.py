@@ -45,3 +45,21 @@ def number(value: Any) -> float | None:
     except ValueError:
         return None
     return result if math.isfinite(result) else None
+
+
+def code_of(text: str) -> str:
+    """The last fenced block of an answer, also one that was never closed; without any, the whole answer.
+
+    >>> code_of("First:\\n```python\\nx = 1\\n```\\nor\\n```\\nx = 2\\n```")
+    'x = 2'
+    """
+    blocks: list[list[str]] = []
+    inside = False
+    for line in text.split("\n"):
+        if line.lstrip().startswith("```"):
+            inside = not inside
+            if inside:
+                blocks.append([])
+        elif inside:
+            blocks[-1].append(line)
+    return "\n".join(blocks[-1]) if blocks else text
