@@ -25,6 +25,7 @@ async def collect(
     seed_parts: Sequence[object],
     temperature: float,
     settle: SettleGroup | None = None,
+    ready: Callable[[], Awaitable[None]] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Group]:
     """Plays and scores `group_size` rollouts of each task, all at once.
@@ -34,6 +35,8 @@ async def collect(
         tasks_P: the step's tasks; one may occur twice, and is then sampled with other seeds.
         seed_parts: what, beside a rollout's own place, makes its seed: the run's seed and the step.
         settle: a last look at a whole group's scores, taken as soon as the group is complete.
+        ready: awaited before anything is begun: while scores cannot be had, the engine shall not make more
+            to be scored; see `rft.scoring.ScoringRunner.ready`.
         on_progress: called with (scored, total) after each rollout.
 
     Returns:
@@ -41,6 +44,8 @@ async def collect(
 
     Raises EngineError when the engine dies; everything still running is cancelled first.
     """
+    if ready is not None:
+        await ready()
     total = len(tasks_P) * group_size
     done = 0
 

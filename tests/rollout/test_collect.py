@@ -50,6 +50,19 @@ def gather(
     return asyncio.run(asyncio.wait_for(step, 20))
 
 
+def test_nothing_is_begun_while_scores_cannot_be_had():
+    begun: list[int] = []
+    engine = ScriptedEngine(TOKENIZER, lambda *_: "x")
+
+    async def ready() -> None:
+        await asyncio.sleep(0.01)
+        begun.append(len(engine.prompts))
+
+    groups = gather(make(engine), tasks("a"), ready=ready)
+    assert begun == [0]
+    assert groups[0].valid == [True, True]
+
+
 def test_groups_keep_the_order_of_tasks_and_members_that_of_their_numbers():
     class Backwards(ScriptedEngine):
         """Later requests are answered first."""
