@@ -1,5 +1,7 @@
 """rft: reinforcement fine-tuning where experiment and production are one system."""
 
+import typing
+
 from rft.environment import Environment, Observation, Step
 from rft.errors import EnvironmentFailure, EvaluatorError
 from rft.evaluator import (
@@ -14,6 +16,9 @@ from rft.evaluator import (
 from rft.scoring.blocking import score
 from rft.types import Cost, Failure, Group, Message, Rollout, Score, Task, Turn
 
+if typing.TYPE_CHECKING:
+    from rft.http.evaluator import HTTPEvaluator
+
 __all__ = [
     "BatchEvaluator",
     "Case",
@@ -25,6 +30,7 @@ __all__ = [
     "Failure",
     "Group",
     "GroupEvaluator",
+    "HTTPEvaluator",
     "Limits",
     "Message",
     "Observation",
@@ -39,3 +45,11 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name == "HTTPEvaluator":  # brings httpx, which those who call no API need not wait for
+        from rft.http.evaluator import HTTPEvaluator
+
+        return HTTPEvaluator
+    raise AttributeError(f"module 'rft' has no attribute {name!r}")

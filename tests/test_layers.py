@@ -45,18 +45,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.evaluator": {"rft.types", "rft.errors", "rft.environment"},
     "rft.environment": {"rft.types", "rft.errors"},
     "rft.chat": {"rft.types", "rft.evaluator"},
-    "rft": CONTRACTS | {"rft.scoring.blocking"},  # the public names; `rft.score` is one
+    "rft": CONTRACTS | {"rft.scoring.blocking", "rft.http.evaluator"},  # the public names; `rft.score` is one
     "rft.recipe": CONTRACTS,
     "rft.data": CONTRACTS | {"rft.recipe.resolve"},  # data may be a function named in the recipe
     "rft.models": CONTRACTS,
     "rft.engine": CONTRACTS,
     "rft.rollout": CONTRACTS,
     "rft.scoring": CONTRACTS,
+    "rft.http": CONTRACTS,
+    "rft.check": CONTRACTS,
     "rft.learn": {"rft.types", "rft.errors", "rft.recipe.schema"},
     "rft.runs": CONTRACTS,
     "rft.serve": CONTRACTS,
     "rft.scaffold": {"rft.errors"},
-    "rft.evaluators": CONTRACTS,
+    "rft.evaluators": CONTRACTS | {"rft.http.client", "rft.http.faults"},  # judges ask over HTTP
     "rft.environments": CONTRACTS,
 }
 
@@ -76,8 +78,12 @@ PAGES = {
     "rft.target",
     "rft.cli",
     "rft.cli_look",
+    "rft.cli_evaluator",
+    "rft.examine",
+    "rft.replay",
     "rft.serve.app",
     "rft.serve.run",
+    "rft.http.serve",
 }
 
 # Of other people's, all that these places may import beyond the standard library.

@@ -19,6 +19,7 @@ PUBLIC = [
     "Failure",
     "Group",
     "GroupEvaluator",
+    "HTTPEvaluator",
     "Limits",
     "Message",
     "Observation",
@@ -32,6 +33,8 @@ PUBLIC = [
     "score",
 ]
 
+LOADED_WHEN_NAMED = {"HTTPEvaluator"}
+
 
 def test_the_public_names_are_these_and_no_others():
     """A name is added or taken away here, on purpose, or not at all."""
@@ -39,7 +42,7 @@ def test_the_public_names_are_these_and_no_others():
     visible = {
         name for name, value in vars(rft).items() if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert visible == set(PUBLIC)
+    assert visible == set(PUBLIC) - LOADED_WHEN_NAMED
 
 
 @pytest.mark.parametrize("name", PUBLIC)

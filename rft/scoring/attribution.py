@@ -13,27 +13,26 @@ they are stored with the rollouts.
 
 from __future__ import annotations
 
-import os
-import re
 import sysconfig
 import traceback
 from pathlib import Path
 
 from rft.errors import EvaluatorError
+from rft.secrets import redact as redact
 from rft.types import FailureKind, Score
 
 _NEVER_HEALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _HTTPX_MISUSE = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "CookieConflict", "StreamError")
-_OURS = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "evaluator.py"))
+_OURS = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "evaluator"))
 _LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
-_MAX_DETAIL = 500
 
 
 def attribute(error: BaseException) -> Score:
     """The failed score for an exception that left `evaluate`."""
     if isinstance(error, EvaluatorError):
-        return Score.failed(error.kind, redact(error.detail), retryable=error.retryable)
+        return Score.failed(
+            error.kind, redact(error.detail), retryable=error.retryable, retry_after_s=error.retry_after_s
+        )
     if isinstance(error, TimeoutError) or _is_httpx(error, "TimeoutException"):
         return Score.failed("timeout", _told(error), retryable=True)
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -44,17 +43,6 @@ def attribute(error: BaseException) -> Score:
     if isinstance(error, OSError) or _is_httpx(error, "HTTPError"):
         return Score.failed("transport", _told(error), retryable=True)
     return _bug(error)
-
-
-def redact(text: str) -> str:
-    """The text without credentials in URLs, bearer tokens and the values of secret-looking variables."""
-    text = re.sub(r"(\w+://)[^/\s@'\"]+@", r"\1***@", text)
-    text = re.sub(r"(\w+://[^\s'\"?]*)\?[^\s'\"]*", r"\1?***", text)
-    text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+", r"\1 ***", text)
-    for name, value in os.environ.items():
-        if len(value) >= 8 and _SECRET_NAME.search(name):
-            text = text.replace(value, "***")
-    return text if len(text) <= _MAX_DETAIL else text[: _MAX_DETAIL - 3] + "..."
 
 
 def _http(status: int, error: BaseException) -> Score:
