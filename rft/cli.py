@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from rft.cli_evaluator import evaluators
 from rft.cli_look import PIPED_WIDTH, Json, OutputDir, Overrides, RecipeName, recipes, runs, show
 from rft.errors import RecipeError, RftError, RunError, UserError
 
@@ -35,6 +36,12 @@ app.add_typer(
     name="recipe",
     help="Look at recipes and check them.",
     epilog="Example: rft recipe check quickstart",
+)
+app.add_typer(
+    evaluators,
+    name="evaluator",
+    help="Work on evaluators.",
+    epilog="Example: rft evaluator serve ./graders.py:Near",
 )
 app.add_typer(runs, name="runs", help="Look at runs.", epilog="Example: rft runs show quickstart")
 

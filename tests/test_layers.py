@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.rollout": CONTRACTS,
     "rft.scoring": CONTRACTS,
     "rft.http": CONTRACTS,
+    "rft.adapters": CONTRACTS | {"rft.recipe.resolve", "rft.scoring.runner"},  # finds and runs evaluators
     "rft.check": CONTRACTS,
     "rft.learn": {"rft.types", "rft.errors", "rft.recipe.schema"},
     "rft.runs": CONTRACTS,
@@ -78,6 +79,7 @@ PAGES = {
     "rft.target",
     "rft.cli",
     "rft.cli_look",
+    "rft.cli_evaluator",
     "rft.cli_evaluator",
     "rft.examine",
     "rft.replay",
