@@ -7,13 +7,22 @@ their limits then holds for all.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rft.evaluator import Limits
+from rft.evaluator import Evaluator, Limits
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
+
+
+def limits_of(evaluator: Evaluator) -> Limits:
+    """Its limits; in process mode at most one call for each core, as each takes a process of its own."""
+    if evaluator.execution != "process":
+        return evaluator.limits
+    return replace(evaluator.limits, concurrency=min(evaluator.limits.concurrency, os.cpu_count() or 1))
 
 
 class Gate:

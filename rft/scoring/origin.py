@@ -14,7 +14,7 @@ from typing import Any
 
 from rft.evaluator import Evaluator, Limits
 from rft.scoring.breaker import Breaker
-from rft.scoring.limits import Gate
+from rft.scoring.limits import Gate, limits_of
 from rft.types import Score
 
 OnEvent = Callable[[str, dict[str, Any]], None]
@@ -79,13 +79,14 @@ _by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = weakre
 
 def origin_of(evaluator: Evaluator, on_event: OnEvent) -> Origin:
     """The evaluator's origin in the running loop; it lives as long as somebody holds it."""
+    limits = limits_of(evaluator)
     if evaluator.origin is None:
-        return Origin(evaluator.name, evaluator.limits)
+        return Origin(evaluator.name, limits)
     shared = _by_loop.setdefault(asyncio.get_running_loop(), weakref.WeakValueDictionary())
     origin = shared.get(evaluator.origin)
     if origin is None:
-        origin = shared[evaluator.origin] = Origin(evaluator.origin, evaluator.limits)
-    elif origin._tighten(evaluator.limits):
+        origin = shared[evaluator.origin] = Origin(evaluator.origin, limits)
+    elif origin._tighten(limits):
         on_event(
             "origin_limits_tightened",
             {

@@ -1,30 +1,26 @@
-"""Drives one evaluator over many rollouts: limits and retries (`drive`), and whose fault a failure is.
+"""Drives one evaluator over many rollouts. The author of an evaluator writes none of what is done here.
 
-The author of an evaluator writes none of that. Two decisions:
-
-- A verdict that arrives after its time limit (a bare `except:` that swallows the cancellation, say) is a
-  timeout, not a verdict.
-- A timeout in a thread is not retried: the first call cannot be killed and may still be at work.
+Limits and retries are `drive`'s, running its code and reading its answer `calls`'. What is left is which
+rollouts go into a call: one, a batch of those that happen to wait, or a group once it is complete.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
 
 from rft.errors import UserError
-from rft.evaluator import Evaluator
+from rft.evaluator import BatchEvaluator, Evaluator, GroupEvaluator
 from rft.scoring.attribution import attribute
+from rft.scoring.batching import Batcher
 from rft.scoring.breaker import Open
 from rft.scoring.cache import ScoreCache, cache_key
+from rft.scoring.calls import Calls
 from rft.scoring.drive import Driver
+from rft.scoring.entry import awaited, expected
 from rft.scoring.origin import OnEvent
-from rft.scoring.threads import Threads
-from rft.scoring.verdict import as_score
+from rft.scoring.settling import judge_group, placeholder
 from rft.types import Cost, Rollout, Score
 
 _setting_up: ContextVar[ScoringRunner | None] = ContextVar("setting_up", default=None)
@@ -60,15 +56,12 @@ class ScoringRunner:
                 f"an evaluator must be an instance of rft.Evaluator, got {evaluator!r}; "
                 "decorate a function with @rft.evaluator, call a class"
             )
-        if evaluator.execution not in ("async", "thread"):
-            raise UserError(
-                f'{evaluator.name}: execution must be "async" or "thread", got {evaluator.execution!r}'
-            )
+        if evaluator.execution not in ("async", "thread", "process"):
+            modes = '"async", "thread" or "process"'
+            raise UserError(f"{evaluator.name}: execution must be {modes}, got {evaluator.execution!r}")
         self.evaluator = evaluator
         self.name = evaluator.name or type(evaluator).__name__
         self.fingerprint = evaluator.fingerprint()
-        self._threads = Threads(evaluator.limits.concurrency, f"rft-evaluate-{self.name}")
-        self._on_loop = evaluator.is_async and evaluator.execution == "async"
         self.inner: list[ScoringRunner] = []
         """Those of its parts."""
         whole = _setting_up.get()
@@ -78,6 +71,10 @@ class ScoringRunner:
         self._on_event = on_event or (lambda name, fields: None)
         self._cache = cache
         self._driver = Driver(evaluator, self._on_event, max_usd)
+        self._calls = Calls(evaluator)
+        self._batcher = None
+        if isinstance(evaluator, BatchEvaluator):
+            self._batcher = Batcher(self._ask_batch, evaluator.batch_size, evaluator.max_wait_s)
 
     async def __aenter__(self) -> ScoringRunner:
         await self.setup()
@@ -91,7 +88,7 @@ class ScoringRunner:
         self.inner.clear()
         token = _setting_up.set(self)
         try:
-            await _maybe_async(self.evaluator.setup())
+            await self._calls.setup()
         except UserError:
             raise
         except Exception as error:
@@ -126,12 +123,20 @@ class ScoringRunner:
         """Of all evaluations so far."""
         return self._driver.cost
 
+    @property
+    def max_usd(self) -> float | None:
+        """Dollars it may spend."""
+        return self._driver.max_usd
+
     async def score(self, rollout: Rollout) -> Score:
         """The verdict on one finished rollout, stamped with who gave it, how fast and at what price.
 
         Never raises for a bad evaluation: that is a `Score` without a number. Cancellation passes through.
+        An evaluator of groups gives a placeholder here, and scores in `settle`.
         """
-        if self._cache is None or not self.evaluator.deterministic:
+        if isinstance(self.evaluator, GroupEvaluator):
+            score = placeholder()
+        elif self._cache is None or not self.evaluator.deterministic:
             score = await self._drive(rollout)
         else:
             key = cache_key(self.fingerprint, rollout)
@@ -139,63 +144,78 @@ class ScoringRunner:
         return score.stamped(evaluator=self.name, fingerprint=self.fingerprint)
 
     async def _drive(self, rollout: Rollout) -> Score:
-        async def attempt(seconds: float) -> list[Score]:
-            return [await self._judge(rollout, seconds)]
-
-        (score,) = await self._driver.call(attempt)
-        return score
+        if self._batcher is not None:
+            return await self._batcher.score(rollout)
+        return (await self._ask([rollout]))[0]
 
     async def settle(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[Score]:
-        """One prompt's scores made comparable, once all are in. See `Evaluator.settle`."""
-        settled = list(await _maybe_async(self.evaluator.settle(rollouts, scores)))
+        """One prompt's scores, finished once all are in: same order, masked ones stay masked.
+
+        An evaluator of groups judges here; a composite makes its parts comparable (`Evaluator.settle`).
+        Never raises for a bad evaluation.
+        """
+        if isinstance(self.evaluator, GroupEvaluator):
+            settled = await judge_group(self.evaluator, rollouts, scores, self._ask)
+        else:
+            settled = await self._settled(rollouts, scores)
+        return [
+            after if after is before else after.stamped(evaluator=self.name, fingerprint=self.fingerprint)
+            for before, after in zip(scores, settled, strict=True)
+        ]
+
+    async def _settled(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[Score]:
+        try:
+            settled = list(await awaited(self.evaluator.settle(rollouts, scores)))
+        except Exception as error:
+            return [attribute(error)] * len(scores)
         if len(settled) != len(scores):
-            failed = Score.failed("bug", f"settle returned {len(settled)} scores for {len(scores)}")
-            return [failed.stamped(evaluator=self.name, fingerprint=self.fingerprint)] * len(scores)
+            told = f"settle returned {len(settled)} scores for {len(scores)}"
+            return [Score.failed("bug", told)] * len(scores)
         return settled
 
     async def close(self) -> None:
         """Runs the evaluator's own `close` and lets its threads end. Never raises: the work is done."""
         try:
-            await _maybe_async(self.evaluator.close())
+            if self._batcher is not None:
+                await self._batcher.close()
+            await self._calls.close()
         except Exception as error:
             self._on_event(
                 "evaluator_close_failed", {"evaluator": self.name, "why": attribute(error).explain()}
             )
-        self._threads.close()
 
-    async def _judge(self, rollout: Rollout, seconds: float) -> Score:
-        """One call of `evaluate` within a time limit, as a score whatever happens."""
-        try:
-            async with asyncio.timeout(seconds) as clock:
-                verdict = await self._call(rollout)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return attribute(error)  # the evaluator cancelled itself: not our caller's wish
-        except (Exception, SystemExit) as error:
-            return self._late(seconds) if clock.expired() else attribute(error)
-        if clock.expired():
-            return self._late(seconds)
-        return as_score(verdict, rollout, self.evaluator.range)
+    async def _ask(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """One call about these rollouts, retries included."""
 
-    async def _call(self, rollout: Rollout) -> Any:
-        if self._on_loop:
-            return await self.evaluator.evaluate(rollout)
-        evaluate = _blocking_coroutine if self.evaluator.is_async else _plain
-        return await _maybe_async(await self._threads.call(evaluate, self.evaluator, rollout))
+        async def attempt(seconds: float) -> list[Score]:
+            return await self._calls.judge(rollouts, seconds)
 
-    def _late(self, seconds: float) -> Score:
-        return Score.failed("timeout", f"no verdict within {seconds:g} s", retryable=self._on_loop)
+        return _for_all(await self._driver.call(attempt), expected(self.evaluator, rollouts))
 
+    async def _ask_batch(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """One call about these rollouts; a retry asks only for those whose failure may pass."""
+        scores: dict[int, Score] = {}
+        asked = list(range(len(rollouts)))
 
-def _plain(evaluator: Evaluator, rollout: Rollout) -> Any:
-    return evaluator.evaluate(rollout)
+        async def attempt(seconds: float) -> list[Score]:
+            asked[:] = [i for i in asked if i not in scores or _may_pass(scores[i])]
+            got = await self._calls.judge([rollouts[i] for i in asked], seconds)
+            scores.update(zip(asked, got, strict=True))
+            return got
+
+        last = _for_all(await self._driver.call(attempt), len(asked))
+        # The first of the last call bears the cost of all calls before.
+        earlier = {i: score.stamped(cost=Cost()) for i, score in scores.items()}
+        final = {**earlier, **dict(zip(asked, last, strict=True))}
+        return [final[i] for i in range(len(rollouts))]
 
 
-def _blocking_coroutine(evaluator: Evaluator, rollout: Rollout) -> Any:
-    return asyncio.run(evaluator.evaluate(rollout))
+def _may_pass(score: Score) -> bool:
+    return score.failure is not None and score.failure.retryable
 
 
-async def _maybe_async(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
+def _for_all(scores: list[Score], count: int) -> list[Score]:
+    """A call that was not made (no budget, breaker open) has one score, which holds for all it was about."""
+    if len(scores) == count:
+        return scores
+    return [scores[0], *[scores[0].stamped(cost=Cost())] * (count - 1)]

@@ -459,7 +459,7 @@ def test_what_cannot_be_run_is_refused():
     with pytest.raises(UserError, match="call a class"):
         ScoringRunner(Evaluator)
     with pytest.raises(UserError, match="execution must be"):
-        ScoringRunner(returning(1.0, execution="process"))
+        ScoringRunner(returning(1.0, execution="fork"))
 
 
 def test_a_settle_that_loses_a_member_masks_the_group():
