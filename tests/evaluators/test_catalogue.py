@@ -16,7 +16,10 @@ import rft.evaluators
 from rft import Case, Evaluator, Message, Rollout, Task, score
 from rft.scoring.runner import ScoringRunner
 
-CATALOGUE = [getattr(rft.evaluators, name) for name in rft.evaluators.__all__]
+EVERY = [getattr(rft.evaluators, name) for name in rft.evaluators.__all__]
+JUDGES = {"judge", "judge_pairwise", "judge_ranked"}
+"""These ask a model: test_judge.py and its neighbours bring one, with golden cases."""
+CATALOGUE = [kind for kind in EVERY if kind.name not in JUDGES]
 CASES = [
     pytest.param(kind, case, id=f"{kind.__name__}-{i}")
     for kind in CATALOGUE
@@ -97,10 +100,10 @@ def test_any_text_at_all_gets_a_score_and_the_same_one_twice(kind, text, case_in
     assert (first.value, first.status, first.reason) == (second.value, second.status, second.reason)
 
 
-@pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
 def test_an_evaluator_says_what_it_cannot_see_and_carries_cases(kind):
-    assert "cannot see" in inspect.getdoc(kind).lower()
-    assert kind.cases
+    assert "cannot see" in " ".join(inspect.getdoc(kind).lower().split())
+    assert kind.cases or kind.name in JUDGES
     assert all(isinstance(case, Case) for case in kind.cases)
 
 
@@ -113,8 +116,8 @@ def test_golden_cases_tell_right_from_wrong():
 
 def test_recipes_find_each_by_its_name():
     points = {point.name: point.load() for point in entry_points(group="rft.evaluators")}
-    assert {kind.name: kind for kind in CATALOGUE} == {
-        name: kind for name, kind in points.items() if name != "weighted"
+    assert {kind.name: kind for kind in EVERY} == {
+        name: kind for name, kind in points.items() if kind.__module__.startswith("rft.evaluators.")
     }
     assert issubclass(points["weighted"], Evaluator)
 
