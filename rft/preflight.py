@@ -8,23 +8,26 @@ tell is a note, not a guess.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from rft.check.report import Report as CheckReport
+from rft.check.report import read_report, store_report, stored_report
 from rft.data.rows import kind_of
 from rft.data.source import load_tasks
-from rft.errors import DataError, Problem, RecipeError, ResolveError
+from rft.errors import DataError, Problem, RecipeError, ResolveError, RunError
 from rft.evaluator import Evaluator
 from rft.recipe.draft import Draft
 from rft.recipe.load import draft_recipe
 from rft.recipe.problems import did_you_mean
 from rft.recipe.resolve import resolve_callable, resolve_environment, resolve_evaluator
-from rft.recipe.schema import ModelSpec, Recipe, Section, SourceSpec, Use
+from rft.recipe.schema import EvaluatorUse, ModelSpec, Recipe, Section, SourceSpec, Use
+from rft.runs.folder import RunFolder
 
 PEEK_ROWS = 20
 
@@ -64,6 +67,41 @@ def check_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Report:
     return Report(draft.source, recipe, tuple(draft.problems), tuple(notes))
 
 
+def require_check(
+    evaluator: Evaluator,
+    asked: Literal["pass", "warn", "none"],
+    run: RunFolder,
+    note: Callable[[str], None],
+) -> None:
+    """Holds an evaluator to its check (`evaluator.require_check`); the report goes into the run's folder.
+
+    A run that goes on elsewhere brings its report along. Raises RunError for `pass` without a passing report.
+    """
+    if asked == "none":
+        return
+    fingerprint = evaluator.fingerprint()
+    report = stored_report(fingerprint) or read_report(run.check_path, fingerprint)
+    if report is not None:
+        store_report(report, run.path, run.check_path.stem)
+    trouble = _unchecked(evaluator, report)
+    if trouble is not None and asked == "pass":
+        raise RunError(f"{trouble}: rft evaluator check {run.recipe_path} (evaluator.require_check is pass)")
+    if trouble is not None:
+        note(f"{trouble}: rft evaluator check {run.recipe_path}")
+
+
+def _unchecked(evaluator: Evaluator, report: CheckReport | None) -> str | None:
+    """Why a check does not vouch for the evaluator; None when it does."""
+    if report is None:
+        return f"evaluator {evaluator.name} has not been checked as it is now ({evaluator.fingerprint()})"
+    if report.passed:
+        return None
+    stages = (
+        ", ".join(stage.stage for stage in report.stages if stage.outcome == "fail") or "nothing to go by"
+    )
+    return f"evaluator {evaluator.name} failed its check of {report.time} ({stages}); mend it and check again"
+
+
 def _part(draft: Draft, path: str, section: type[S]) -> S | None:
     """A section of a recipe that may be wrong elsewhere; None when it is wrong itself (already reported)."""
     value: Any = draft.data
@@ -76,11 +114,18 @@ def _part(draft: Draft, path: str, section: type[S]) -> S | None:
 
 
 def _evaluator(draft: Draft) -> Evaluator | None:
-    use = _part(draft, "evaluator", Use)
+    use = _part(draft, "evaluator", EvaluatorUse)
     if use is None:
         return None
     try:
-        return resolve_evaluator(use, draft.folder)
+        evaluator = resolve_evaluator(use, draft.folder)
+        if use.require_check == "pass":
+            trouble = _unchecked(evaluator, stored_report(evaluator.fingerprint()))
+            if trouble is not None:
+                draft.blame(
+                    [Problem("evaluator.require_check", f"{trouble}: rft evaluator check", got="pass")]
+                )
+        return evaluator
     except RecipeError as error:
         draft.blame(error.problems)
     except ResolveError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rft.data.order import TaskOrder
 from rft.errors import RunError
+from rft.evaluator import Evaluator
 from rft.recipe.schema import Recipe
 from rft.runs.checkpoint import checkpoints, read_trainer_state, save_checkpoint, verify
 from rft.runs.files import to_json
@@ -32,6 +33,8 @@ class Progress:
     step: int = 0
     checkpoint: Path | None = None
     order_state: dict[str, Any] | None = None
+    evaluator: str | None = None
+    """Fingerprint of the evaluator that gave the scores so far."""
 
     @classmethod
     def newest(cls, run: RunFolder, note: Callable[[str], None]) -> Progress:
@@ -51,7 +54,12 @@ class Progress:
                     raise RunError(
                         f"{path} was saved without its optimizer (train.checkpoint.optimizer: false)"
                     )
-                progress = cls(step=state["step"], checkpoint=path, order_state=state["order"])
+                progress = cls(
+                    step=state["step"],
+                    checkpoint=path,
+                    order_state=state["order"],
+                    evaluator=state.get("evaluator"),
+                )
             except RunError as error:
                 damage.append(str(error))
             else:
@@ -60,6 +68,24 @@ class Progress:
                 return progress
         why = f": {'; '.join(damage)}" if damage else ""
         raise RunError(f"run {run.id} has no checkpoint to go on from{why}")
+
+    def admit(self, evaluator: Evaluator, *, accept_change: bool, note: Callable[[str], None]) -> None:
+        """Takes an evaluator for the steps to come.
+
+        Raises RunError when another one gave the scores so far and nobody has agreed to the change: the same
+        answer would be worth something else half way, and its curve would not say so.
+        """
+        now = evaluator.fingerprint()
+        if self.evaluator not in (None, now):
+            told = (
+                f"evaluator {evaluator.name} is not the one this run began with ({self.evaluator}, now {now})"
+            )
+            if not accept_change:
+                raise RunError(
+                    f"{told}; put its code and options back, or agree with --accept-evaluator-change"
+                )
+            note(f"{told}, as agreed; rewards before and after step {self.step} are not comparable")
+        self.evaluator = now
 
     def restore(self, order: TaskOrder, updater: Updater) -> None:
         """Puts data and optimizer where the checkpoint left them; nothing to do for a fresh run.
@@ -96,7 +122,7 @@ class Progress:
             if recipe.train.checkpoint.optimizer:
                 torch.save(updater.optimizer.state_dict(), folder / _OPTIMIZER)
 
-        state = {"step": self.step, "order": order.state()}
+        state = {"step": self.step, "order": order.state(), "evaluator": self.evaluator}
         return save_checkpoint(
             run, self.step, write_model, state, recipe.train.checkpoint.keep, write_trainer
         )

@@ -8,8 +8,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rft.errors import RecipeError
-from rft.preflight import check_recipe
+from rft import evaluator
+from rft.check.findings import Finding, StageResult
+from rft.check.report import Report, store_report
+from rft.errors import RecipeError, RunError
+from rft.preflight import check_recipe, require_check
+from rft.runs.folder import RunFolder
 
 GRADER = """
 from rft import evaluator
@@ -118,3 +122,58 @@ def test_the_check_loads_nothing_heavy(folder):
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.fixture
+def checked(monkeypatch, tmp_path):
+    """Keeps reports of checks in a folder of the test; stores one for an evaluator."""
+    monkeypatch.setenv("RFT_CHECKS", str(tmp_path / "checks"))
+
+    def store(evaluator, *levels):
+        stages = [StageResult("golden", [Finding(level, "seen", "do this") for level in levels])]
+        store_report(Report(evaluator.name, evaluator.fingerprint(), stages, complete=True))
+
+    return store
+
+
+@evaluator
+def judged(text):
+    return 1.0
+
+
+def test_an_unchecked_evaluator_is_warned_about_or_refused_as_the_recipe_says(checked, tmp_path):
+    run = RunFolder.create(tmp_path, "sort", "")
+    notes = []
+    require_check(judged, "none", run, pytest.fail)
+    require_check(judged, "warn", run, notes.append)
+    assert "evaluator judged has not been checked as it is now" in notes[0]
+    assert notes[0].endswith(f"rft evaluator check {run.recipe_path}")
+    with pytest.raises(RunError, match="evaluator.require_check is pass"):
+        require_check(judged, "pass", run, pytest.fail)
+
+
+def test_a_failed_check_does_not_vouch_and_a_passed_one_with_warnings_does(checked, tmp_path):
+    run = RunFolder.create(tmp_path, "sort", "")
+    checked(judged, "fail")
+    with pytest.raises(RunError, match=r"failed its check of .* \(golden\)"):
+        require_check(judged, "pass", run, pytest.fail)
+    checked(judged, "warn")
+    require_check(judged, "pass", run, pytest.fail)
+    assert "Check of judged: warn" in (run.path / "check.md").read_text()
+
+
+def test_a_run_brings_its_report_along(checked, tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path, "sort", "")
+    checked(judged, "note")
+    require_check(judged, "pass", run, pytest.fail)
+    monkeypatch.setenv("RFT_CHECKS", str(tmp_path / "another machine"))
+    require_check(judged, "pass", run, pytest.fail)
+    (run.path / "check.json").unlink()
+    with pytest.raises(RunError, match="has not been checked"):
+        require_check(judged, "pass", run, pytest.fail)
+
+
+def test_a_recipe_that_asks_for_a_passed_check_is_told_early_when_there_is_none(checked, folder):
+    report = check_recipe(folder / "recipe.yaml", ["evaluator.require_check=pass"])
+    (problem,) = report.problems
+    assert problem.path == "evaluator.require_check" and "has not been checked" in problem.message

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rft import evaluator
 from rft.data.order import TaskOrder
 from rft.errors import DataError, RunError
 from rft.learn.packing import Packing
@@ -141,3 +142,27 @@ def test_a_checkpoint_of_another_model_or_other_data_is_the_users_error(run, tin
     _, _, updater = parts(tiny_model_dir, recipe())
     with pytest.raises(DataError, match="tasks changed since it stopped"):
         progress.restore(TaskOrder(TASKS[:4], seed=0), updater)
+
+
+def judge(source: str) -> Any:
+    return evaluator(eval(source))
+
+
+def test_a_run_remembers_its_evaluator_and_another_one_needs_consent(run, tiny_model_dir):
+    spec = recipe()
+    first, other = judge("lambda text: 1.0"), judge("lambda text: 0.5")
+    order, policy, updater = parts(tiny_model_dir, spec)
+    progress = Progress(step=1)
+    progress.admit(first, accept_change=False, note=pytest.fail)
+    progress.save(run, order, updater, policy, spec)
+
+    Progress.newest(run, pytest.fail).admit(first, accept_change=False, note=pytest.fail)
+    with pytest.raises(
+        RunError, match="not the one this run began with .* agree with --accept-evaluator-change"
+    ):
+        Progress.newest(run, pytest.fail).admit(other, accept_change=False, note=pytest.fail)
+    notes: list[str] = []
+    again = Progress.newest(run, pytest.fail)
+    again.admit(other, accept_change=True, note=notes.append)
+    assert again.evaluator == other.fingerprint()
+    assert "as agreed; rewards before and after step 1 are not comparable" in notes[0]

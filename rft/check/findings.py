@@ -123,5 +123,4 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 
 def quoted(text: str, longest: int = 60) -> str:
     """A text in quotes on one line, cut to so many characters."""
-    shown = repr(text if len(text) <= longest else text[: longest - 3] + "...")
-    return shown
+    return repr(text if len(text) <= longest else text[: longest - 3] + "...")

@@ -139,9 +139,14 @@ def checks_folder() -> Path:
 
 def stored_report(fingerprint: str) -> Report | None:
     """The kept report for a fingerprint; None without one. Raises RunError for one that cannot be read."""
-    path = checks_folder() / f"{fingerprint}.json"
+    return read_report(checks_folder() / f"{fingerprint}.json", fingerprint)
+
+
+def read_report(path: Path, fingerprint: str) -> Report | None:
+    """The report in a file; None without one, or when it is about another evaluator. Raises RunError."""
     try:
-        return Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+        report = Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return report if report.fingerprint == fingerprint else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -150,12 +155,12 @@ def stored_report(fingerprint: str) -> Report | None:
         ) from error
 
 
-def store_report(report: Report, folder: Path | None = None) -> list[Path]:
-    """Writes NAME.json and NAME.md: by fingerprint where reports are kept, as `report` into a given folder.
+def store_report(report: Report, folder: Path | None = None, name: str | None = None) -> list[Path]:
+    """Writes NAME.json and NAME.md, by fingerprint where reports are kept unless told otherwise.
 
     Raises RunError when that cannot be done.
     """
-    place, name = (checks_folder(), report.fingerprint) if folder is None else (folder, "report")
+    place, name = folder or checks_folder(), name or report.fingerprint
     written = []
     try:
         place.mkdir(parents=True, exist_ok=True)

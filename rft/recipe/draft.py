@@ -149,8 +149,15 @@ def _override(draft: Draft, path: str, value: Any, origin: Origin) -> None:
     for key in path.split("."):
         known = fields_of(section).get(key) if section is not None else None
         section = section_of(known.annotation) if known is not None else None
-    if isinstance(value, str) and section is not None and section.shorthand and section is not Use:
-        path = f"{path}.{section.shorthand}"
+    if isinstance(value, str) and section is not None and section.shorthand:
+        if issubclass(section, Use):
+            was = draft.data.get(path)
+            kept = (
+                {key: was[key] for key in was if key not in ("use", "with")} if isinstance(was, dict) else {}
+            )
+            value = kept | {"use": value}
+        else:
+            path = f"{path}.{section.shorthand}"
     *above, last = path.split(".")
     here = draft.data
     for depth, key in enumerate(above, start=1):

@@ -372,3 +372,9 @@ def test_a_mapping_is_read_like_a_file_with_paths_from_the_folder_named(tmp_path
             source="a test",
             folder=tmp_path,
         )
+
+
+def test_a_new_evaluator_is_held_to_the_same_check(write):
+    text = SHORTEST.replace("exact", "{use: exact, require_check: pass}")
+    recipe = load_recipe(write(text), ["evaluator=length"])
+    assert (recipe.evaluator.use, recipe.evaluator.require_check) == ("length", "pass")
