@@ -136,7 +136,7 @@ def redact(text: str) -> str:
     text = hide(text)[:_SEARCHED]  # cut before the patterns, which take long on a page of garbage
     text = re.sub(r"\b(\w+://)[^/\s@'\"]+@", r"\1***@", text)
     text = re.sub(r"\b(\w+://[^\s'\"?]*)\?[^\s'\"]*", r"\1?***", text)
-    text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]+", r"\1 ***", text)
+    text = re.sub(r"(?i)\b(bearer|basic)\s+(?!(?:env|file):)[\w.~+/=-]+", r"\1 ***", text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import uvicorn
 from pydantic import BaseModel, ValidationError
@@ -26,7 +27,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from rft.errors import UserError
 from rft.evaluator import Evaluator
 from rft.http import wire
 from rft.scoring.runner import ScoringRunner
@@ -56,33 +56,25 @@ def serve(
     key = None if api_key is None else api_key.reveal()
     evaluator.limits = replace(evaluator.limits, attempts=1, break_after=None)
     runner = ScoringRunner(evaluator)
-    broken: list[UserError] = []
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        try:
-            await runner.setup()
-        except UserError as error:
-            broken.append(error)
-            raise
-        say(f"serving {runner.name} ({runner.fingerprint}) at {url}/evaluate (Ctrl-C stops)")
-        yield
-        await runner.close()
-
-    with bind(host, port) as sock:
-        url = _url(*sock.getsockname()[:2])
+    with bind(host, port) as sock, asyncio.Runner() as loop, _sigterm_as_ctrl_c():
         if key is None and not ipaddress.ip_address(sock.getsockname()[0]).is_loopback:
             say(f"warning: {host} is reachable from other machines and no key is asked for; set --api-key")
-        app = build(runner, key, lifespan)
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S)
-        with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn's way of saying that it stopped
-            uvicorn.Server(config).run(sockets=[sock])
-    if broken:
-        raise broken[0]
+        config = uvicorn.Config(
+            build(runner, key), lifespan="off", log_config=None, timeout_graceful_shutdown=_GRACE_S
+        )
+        loop.run(runner.setup())
+        url = _url(*sock.getsockname()[:2])
+        say(f"serving {runner.name} ({runner.fingerprint}) at {url}/evaluate (Ctrl-C stops)")
+        try:
+            loop.run(uvicorn.Server(config).serve(sockets=[sock]))
+        except KeyboardInterrupt:  # raised again by uvicorn once requests in flight are answered
+            pass
+        finally:
+            loop.run(runner.close())
 
 
-def build(runner: ScoringRunner, key: str | None = None, lifespan: Any = None) -> ASGIApp:
-    """The ASGI app around a runner that whoever serves it sets up, in `lifespan` for example."""
+def build(runner: ScoringRunner, key: str | None = None) -> ASGIApp:
+    """The ASGI app around a runner that is set up, on the event loop that serves it."""
 
     async def evaluate(request: Request) -> Response:
         asked = await _read(request, wire.WireRequest)
@@ -104,7 +96,7 @@ def build(runner: ScoringRunner, key: str | None = None, lifespan: Any = None) -
         Route("/evaluate/batch", batch, methods=["POST"]),
         Route("/health", health),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _refusal}, lifespan=lifespan)
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refusal})
     return app if key is None else RequireKey(app, key)
 
 
@@ -133,6 +125,15 @@ async def _read(request: Request, model: type[M]) -> M:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the request"
         raise HTTPException(400, f"{where}: {first['msg']}") from error
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
