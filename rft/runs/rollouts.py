@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from rft.errors import RunError
 from rft.runs.files import discard, to_json
+from rft.secrets import hide
 from rft.types import Group, Rollout, Score
 
 SCHEMA = pa.schema(
@@ -29,6 +30,7 @@ SCHEMA = pa.schema(
         ("task_id", pa.string()),
         ("prompt", pa.string()),
         ("reference", pa.string()),
+        ("fields", pa.string()),
         ("messages", pa.string()),
         ("text", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
@@ -41,6 +43,8 @@ SCHEMA = pa.schema(
         ("parts", pa.string()),
         ("metrics", pa.string()),
         ("stop", pa.string()),
+        ("turn_rewards", pa.string()),
+        ("env", pa.string()),
         ("seed", pa.int64()),
         ("weight_version", pa.int32()),
         ("evaluator", pa.string()),
@@ -90,6 +94,7 @@ def _row(step: int, rollout: Rollout, score: Score) -> dict[str, Any]:
         "task_id": rollout.task.id,
         "prompt": prompt if isinstance(prompt, str) else to_json([message.to_dict() for message in prompt]),
         "reference": to_json(rollout.task.reference),
+        "fields": to_json(rollout.task.metadata),
         "messages": to_json([message.to_dict() for message in rollout.messages]),
         "text": rollout.text,
         "token_ids": ids,
@@ -102,6 +107,8 @@ def _row(step: int, rollout: Rollout, score: Score) -> dict[str, Any]:
         "parts": to_json({name: part.value for name, part in score.parts.items()}),
         "metrics": to_json({**rollout.metrics, **score.metrics}),
         "stop": rollout.stop,
+        "turn_rewards": to_json(rollout.rewards),
+        "env": hide(to_json(rollout.env)),  # an environment may have put its credentials there
         "seed": rollout.seed,
         "weight_version": rollout.weight_version,
         "evaluator": score.evaluator,
