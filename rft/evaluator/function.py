@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
+import sys
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, overload
 
 from rft.evaluator.base import Evaluator
@@ -44,6 +47,16 @@ class FunctionEvaluator(Evaluator):
         }
         self.requires = frozenset(self.requires) | needed
         functools.update_wrapper(self, function)
+
+    def __reduce__(self) -> Any:
+        """Pickles its function by name where the name leads to the decorated one, as decorating leaves it."""
+        function = self.function
+        found = _named(function)
+        by_name = isinstance(found, FunctionEvaluator) and found.function is function
+        by_name = by_name and function.__module__ != "__main__"  # another one in another process
+        told = {key: value for key, value in vars(self).items() if key not in _OF_THE_FUNCTION}
+        whose = (function.__module__, function.__qualname__) if by_name else function
+        return _restored, (whose, told)
 
     def configured(self, **config: Any) -> FunctionEvaluator:
         """A copy with keyword arguments fixed. Raises TypeError for a name the function lacks."""
@@ -89,6 +102,27 @@ class FunctionEvaluator(Evaluator):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The plain function, unchanged."""
         return self.function(*args, **kwargs)
+
+
+_OF_THE_FUNCTION = {"function", "parameters", *functools.WRAPPER_ASSIGNMENTS, "__wrapped__"}
+
+
+def _named(function: Callable[..., Any]) -> Any:
+    """What a function's name leads to, in the module that it says it is from."""
+    try:
+        return attrgetter(function.__qualname__)(sys.modules[function.__module__])
+    except (AttributeError, KeyError):
+        return None
+
+
+def _restored(whose: Any, told: dict[str, Any]) -> FunctionEvaluator:
+    """A pickled function evaluator, from the function or from where to find it."""
+    if isinstance(whose, tuple):
+        module, name = whose
+        whose = attrgetter(name)(importlib.import_module(module)).function
+    made = FunctionEvaluator(whose)
+    vars(made).update(told)
+    return made
 
 
 @overload

@@ -12,7 +12,7 @@ answer is a number or a broken promise (`verdict`). Two decisions:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from rft.evaluator import Evaluator
@@ -22,6 +22,8 @@ from rft.scoring.limits import limits_of
 from rft.scoring.processes import Processes
 from rft.scoring.threads import Threads
 from rft.types import Rollout, Score
+
+_Judge = Callable[[Sequence[Rollout]], Awaitable[list[Score]]]
 
 
 class Calls:
@@ -61,10 +63,10 @@ class Calls:
         except Exception as error:
             return self._failed(attribute(error), rollouts)
 
-    async def _timed(self, judge: Any, rollouts: Sequence[Rollout], seconds: float) -> list[Score]:
+    async def _timed(self, judge: _Judge, rollouts: Sequence[Rollout], seconds: float) -> list[Score]:
         try:
             async with asyncio.timeout(seconds) as clock:
-                verdict = await judge(rollouts)
+                scores = await judge(rollouts)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -74,13 +76,15 @@ class Calls:
             return self._failed(self._late(seconds) if clock.expired() else attribute(error), rollouts)
         if clock.expired():
             return self._failed(self._late(seconds), rollouts)
-        return as_scores(self._evaluator, verdict, rollouts)
+        return scores
 
-    async def _here(self, rollouts: Sequence[Rollout]) -> Any:
+    async def _here(self, rollouts: Sequence[Rollout]) -> list[Score]:
         if self._on_loop:
-            return await call(self._evaluator, rollouts)
-        run = _blocking_coroutine if self._evaluator.is_async else call
-        return await awaited(await self._threads.call(run, self._evaluator, rollouts))
+            answer = await call(self._evaluator, rollouts)
+        else:
+            run = _blocking_coroutine if self._evaluator.is_async else call
+            answer = await awaited(await self._threads.call(run, self._evaluator, rollouts))
+        return as_scores(self._evaluator, answer, rollouts)
 
     def _late(self, seconds: float) -> Score:
         return Score.failed("timeout", f"no verdict within {seconds:g} s", retryable=self._on_loop)

@@ -24,7 +24,7 @@ from rft.errors import EvaluatorError, UserError
 from rft.evaluator import Evaluator
 from rft.scoring.threads import Threads
 from rft.scoring.worker import Trouble
-from rft.types import Rollout
+from rft.types import Rollout, Score
 
 _BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from rft.scoring.worker import main; main()"
 _CLOSE_S = 5.0
@@ -52,7 +52,8 @@ class Processes:
         import cloudpickle
 
         try:
-            self._pickled = cloudpickle.dumps(self._evaluator)
+            evaluator = cloudpickle.dumps(self._evaluator)
+            self._pickled = pickle.dumps((_homes(self._evaluator), evaluator))
         except Exception as error:  # whatever the pickling of somebody's attribute raises
             raise UserError(
                 f"evaluator {self._evaluator.name} cannot be sent to a worker process: {error}; "
@@ -106,9 +107,10 @@ class Worker:
         self._threads = threads
         self.alive = True
 
-    async def judge(self, rollouts: Sequence[Rollout]) -> Any:
+    async def judge(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """The scores of one call of the evaluator's entry. Cancelling kills the process, at once."""
-        return await self.exchange(pickle.dumps(list(rollouts)))
+        scores: list[Score] = await self.exchange(pickle.dumps(list(rollouts)))
+        return scores
 
     async def exchange(self, message: bytes) -> Any:
         """Sends a message, waits for the answer. Raises EvaluatorError (sandbox) when the process dies."""
@@ -152,6 +154,13 @@ class Worker:
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             self.kill()
             raise EvaluatorError("sandbox", f"the worker process {_end(self.reap())}") from error
+
+
+def _homes(evaluator: Evaluator) -> dict[str, str | None]:
+    """The files of the modules an evaluator is from, for a worker that could not import them by name."""
+    names = {kind.__module__ for kind in type(evaluator).__mro__} | {evaluator.__module__}
+    ours = {name.rsplit(".", up)[0] for name in names for up in range(name.count(".") + 1)}
+    return {name: getattr(sys.modules.get(name), "__file__", None) for name in ours - {"__main__"}}
 
 
 def _raise(trouble: Trouble) -> None:

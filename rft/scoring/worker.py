@@ -12,8 +12,11 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from typing import Any, BinaryIO
 
 from rft.errors import UserError
@@ -44,7 +47,9 @@ def _serve(requests: BinaryIO, replies: BinaryIO, loop: asyncio.Runner) -> None:
         replies.flush()
 
     try:
-        evaluator: Evaluator = pickle.load(requests)
+        homes, pickled = pickle.load(requests)
+        sys.meta_path.append(_Homes(homes))
+        evaluator: Evaluator = pickle.loads(pickled)
         loop.run(awaited(evaluator.setup()))
     except (Exception, SystemExit) as error:
         return reply(_trouble(error))
@@ -69,6 +74,19 @@ def _judge(evaluator: Evaluator, rollouts: Sequence[Rollout], loop: asyncio.Runn
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         return [attribute(error)] * expected(evaluator, rollouts)
     return as_scores(evaluator, answer, rollouts)
+
+
+class _Homes(MetaPathFinder):
+    """Finds what nobody else finds, as in a folder that is not on the path, where the parent found it."""
+
+    def __init__(self, files: Mapping[str, str | None]) -> None:
+        self._files = files
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        if name not in self._files:
+            return None
+        file = self._files[name]
+        return spec_from_file_location(name, file) if file else ModuleSpec(name, None, is_package=True)
 
 
 def _trouble(error: BaseException) -> Trouble:
