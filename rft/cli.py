@@ -7,25 +7,22 @@ a user's error (one line, no traceback), 1 for everything else, 130 after Ctrl-C
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from rft.cli_evaluator import evaluators
-from rft.cli_look import PIPED_WIDTH, Json, OutputDir, Overrides, RecipeName, recipes, runs, show
+from rft.cli_look import Json, OutputDir, Overrides, RecipeName, open_view, recipes, runs, show
 from rft.errors import RecipeError, RftError, RunError, UserError
 
 if TYPE_CHECKING:
     from rft.recipe.schema import EngineSpec, Recipe, ServeSpec
     from rft.runs.folder import RunFolder
-    from rft.runs.view import View
 
 # Plain help, not boxes: it pipes, greps and pastes.
 app = typer.Typer(
@@ -119,6 +116,13 @@ def train(
             metavar="[HOST]:PORT", help="Serve the weights over the OpenAI API while they are trained."
         ),
     ] = None,
+    accept_evaluator_change: Annotated[
+        bool,
+        typer.Option(
+            "--accept-evaluator-change",
+            help="Go on with another evaluator than the run began with.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model with an evaluator. Ctrl-C finishes the step and saves; a second Ctrl-C stops at once."""
@@ -131,7 +135,7 @@ def train(
     elif not words:
         raise UserError("name a recipe: a .yaml file, or one that `rft recipe list` shows")
     loaded = load_recipe(words[0], [*words[1:], *_serve_overrides(serve)])
-    _train(loaded, folder, as_json, bool(context.obj))
+    _train(loaded, folder, accept_evaluator_change, as_json, bool(context.obj))
 
 
 def _stopped_run(which: str) -> RunFolder:
@@ -143,30 +147,18 @@ def _stopped_run(which: str) -> RunFolder:
     return folder
 
 
-def _train(recipe: Recipe, resumed: RunFolder | None, as_json: bool, debug: bool) -> None:
+def _train(
+    recipe: Recipe, resumed: RunFolder | None, accept_change: bool, as_json: bool, debug: bool
+) -> None:
     from rft.runs.files import to_json
 
-    with _view(recipe.train.steps, as_json, debug) as (view, out):
+    with open_view(recipe.train.steps, as_json, debug) as (view, out):
         from rft.train import train as run
 
-        summary = run(recipe, view=view, resume=resumed, debug=debug)
+        summary = run(recipe, view=view, resume=resumed, accept_evaluator_change=accept_change, debug=debug)
         view.console.print(summary)
         if as_json:
             print(to_json(summary.to_json()), file=out)
-
-
-@contextlib.contextmanager
-def _view(total_steps: int, as_json: bool, debug: bool, unit: str = "step") -> Iterator[tuple[View, TextIO]]:
-    """How a long command shows itself, and where its JSON line goes: a stdout that nobody else can reach."""
-    from rft.runs.quiet import reserved_stdout, terminal
-    from rft.runs.view import View
-
-    with contextlib.ExitStack() as stack:
-        out = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
-        file = terminal("stderr") if as_json else out
-        console = Console(file=file, highlight=False, width=None if file.isatty() else PIPED_WIDTH)
-        # The libraries' output, which --debug lets through, would tear a live table.
-        yield View(total_steps, plain=True if as_json or debug else None, unit=unit, console=console), out
 
 
 def _serve_overrides(address: str | None) -> list[str]:
@@ -232,7 +224,7 @@ def evaluate(
         recipe, [*(overrides or ()), *(f"{key}={value}" for key, value in asked.items() if value is not None)]
     )
     debug = bool(context.obj)
-    with _view(len(model or [""]), as_json, debug, unit="model") as (view, lines):
+    with open_view(len(model or [""]), as_json, debug, unit="model") as (view, lines):
         from rft.evaluate import Goals
         from rft.evaluate import evaluate as run
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
@@ -13,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rft.errors import RecipeError, UserError
+
+if TYPE_CHECKING:
+    from rft.runs.view import View
 
 recipes = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 runs = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
@@ -43,13 +47,30 @@ def show(as_json: bool, values: Any, *shown: RenderableType) -> None:
         Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH).print(*shown)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+@contextlib.contextmanager
+def open_view(
+    total_steps: int, as_json: bool, debug: bool, unit: str = "step"
+) -> Iterator[tuple[View, TextIO]]:
+    """How a long command shows itself, and where its JSON line goes: a stdout that nobody else can reach."""
+    from rft.runs.quiet import reserved_stdout, terminal
+    from rft.runs.view import View
+
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(reserved_stdout()) if as_json else terminal("stdout")
+        file = terminal("stderr") if as_json else out
+        console = Console(file=file, highlight=False, width=None if file.isatty() else PIPED_WIDTH)
+        # The libraries' output, which --debug lets through, would tear a live table.
+        yield View(total_steps, plain=True if as_json or debug else None, unit=unit, console=console), out
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows that all have the same columns."""
+    made = Table(box=None, pad_edge=False, header_style="dim")
     for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    return table
+        made.add_row(*(Text(str(value)) for value in row.values()))
+    return made
 
 
 @recipes.command("check", epilog="Example: rft recipe check mine.yaml train.steps=5")
@@ -96,7 +117,7 @@ def recipe_keys(
         raise UserError(
             f"no key {prefix!r}" + (f"; did you mean {near!r}?" if near else "; see `rft recipe keys`")
         )
-    show(as_json, {"keys": keys}, _table(keys))
+    show(as_json, {"keys": keys}, table(keys))
 
 
 @recipes.command("presets", epilog="Example: rft recipe presets")
@@ -105,7 +126,7 @@ def recipe_presets(as_json: Json = False) -> None:
     from rft.recipe.presets import list_presets
 
     rows = [{"preset": name, "what it is for": text} for name, text in list_presets()]
-    show(as_json, {"presets": rows}, _table(rows))
+    show(as_json, {"presets": rows}, table(rows))
 
 
 @recipes.command("list", epilog="Example: rft recipe list")
@@ -114,7 +135,7 @@ def recipe_list(as_json: Json = False) -> None:
     from rft.recipe.load import list_recipes
 
     rows = [{"recipe": name, "what came out": text} for name, text in list_recipes()]
-    show(as_json, {"recipes": rows}, _table(rows))
+    show(as_json, {"recipes": rows}, table(rows))
 
 
 @runs.command("list", epilog="Example: rft runs list --json")

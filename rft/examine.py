@@ -10,49 +10,34 @@ import asyncio
 import hashlib
 import json
 import platform
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from pydantic import ValidationError
+
 from rft import background
 from rft.chat import wanting_base
-from rft.check.bench import Bench, Label, Plan
+from rft.check.bench import Bench
 from rft.check.findings import Thresholds
 from rft.check.report import Report
 from rft.check.run import STAGES, run_stages
-from rft.data.source import load_tasks
 from rft.errors import UserError
 from rft.evaluator import Evaluator, FunctionEvaluator
-from rft.recipe.schema import Recipe
-from rft.runs.view import View
+from rft.gather import Material
+from rft.recipe.problems import did_you_mean
 from rft.scoring.runner import ScoringRunner
 from rft.types import Rollout, Score, Task
 
 _PACKAGES = ("rft-loop", "numpy", "scipy", "pydantic", "httpx")
-_MOST_TASKS = 512
 _DEFAULT = Thresholds()
-
-
-@dataclass(frozen=True)
-class Material:
-    """What an evaluator is tried on, beside its golden cases."""
-
-    tasks: Sequence[Task] = ()
-    rollouts: Sequence[Rollout] = ()
-    labels: Sequence[Label] = ()
-    plan: Plan | None = None
-    policy: str | None = None
-    """Whose answers the rollouts are."""
-    controls: Mapping[str, Mapping[str, float]] | None = None
+_NOTHING = Material()
 
 
 def examine(
     evaluator: Evaluator,
-    material: Material = Material(),
+    material: Material = _NOTHING,
     *,
     stages: Sequence[str] = (),
     thresholds: Thresholds = _DEFAULT,
@@ -103,90 +88,24 @@ def examine(
     return background.run(run())
 
 
-def tasks_of(recipe: Recipe) -> list[Task]:
-    """The recipe's training tasks, the first of them where there are many. Raises DataError."""
-    return load_tasks(recipe.data.train, seed=recipe.seed, limit=_MOST_TASKS)
-
-
-def sample_policy(
-    recipe: Recipe, tasks: Sequence[Task], prompts: int, view: View
-) -> tuple[list[Rollout], Plan]:
-    """Answers of the recipe's own model, sampled as its training will, and how fast they came.
-
-    Raises UserError for what recipe and machine make impossible.
-    """
-    # These bring the engine along, which most checks do without.
-    from rft.contestant import open_model
-    from rft.engine.open import prepare_process
-    from rft.rollout.collect import collect
-
-    async def later(rollout: Rollout) -> Score:
-        return Score.skip("scored on the bench")
-
-    prepare_process()
-    view.phase("loading model")
-    with open_model(None, recipe, list(tasks[:prompts]), view=view) as contestant:
-        view.phase("sampling")
-        began = time.perf_counter()
-        groups = background.run(
-            collect(
-                contestant.player,
-                later,
-                contestant.tasks,
-                group_size=recipe.rollout.group_size,
-                seed_parts=(recipe.seed, "check"),
-                temperature=recipe.rollout.temperature,
-                on_progress=view.progress,
-            )
-        )
-        seconds = time.perf_counter() - began
-    finished = [
-        rollout
-        for group in groups
-        for rollout, score in zip(group.rollouts, group.scores, strict=True)
-        if score.failure is None  # the environment gave up on the others
-    ]
-    return finished, plan_of(recipe, len(finished) / seconds)
-
-
-def plan_of(recipe: Recipe, rollouts_per_s: float | None = None) -> Plan:
-    """How much the recipe's training will ask of the evaluator."""
-    train = recipe.train
-    return Plan(train.prompts_per_step, recipe.rollout.group_size, train.steps, rollouts_per_s)
-
-
-def train_controls(recipe: Recipe, steps: int, view: View) -> dict[str, dict[str, float]]:
-    """Trains a few steps with the evaluator and with each control, and judges all on the held-out tasks.
-
-    Returns held-out scores by task, under `evaluator`, `random` and `constant`. The runs are thrown away.
-    """
-    from rft.evaluate import evaluate
-    from rft.train import train
-
-    found = {}
-    with tempfile.TemporaryDirectory(prefix="rft-controls-") as scratch:
-        for name in ("evaluator", "random", "constant"):
-            view.note(f"controls: {steps} steps with {name}")
-            use: dict[str, Any] = {"require_check": "none"}
-            use |= {} if name == "evaluator" else {"use": name, "with_": {}}
-            changed = {
-                "name": name,
-                "serve": None,
-                "evaluator": recipe.evaluator.model_copy(update=use),
-                "train": recipe.train.model_copy(update={"steps": steps, "output_dir": scratch}),
-            }
-            run = train(recipe.model_copy(update=changed), view=View(steps, quiet=True)).run
-            judged = evaluate(recipe, [run], view=View(1, quiet=True), output_dir=scratch)
-            found[name] = judged.results[0].means
-    return found
-
-
 def options_of(evaluator: Evaluator) -> dict[str, Any]:
     """Its options as a recipe would have them; secrets by name."""
     if isinstance(evaluator, FunctionEvaluator):
         return dict(evaluator.bound)
     config = evaluator.config
     return {} if config is None else config.model_dump(mode="json", by_alias=True)
+
+
+def read_thresholds(words: Sequence[str]) -> Thresholds:
+    """Thresholds from NAME=VALUE. Raises UserError."""
+    given = dict(word.partition("=")[::2] for word in words)
+    try:
+        return Thresholds.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        near = did_you_mean(name, list(Thresholds.model_fields))
+        raise UserError(f"--set {name}={given[name]}: {first['msg'].lower()}{near}") from error
 
 
 class _Runners:

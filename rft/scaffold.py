@@ -1,12 +1,16 @@
-"""`rft init`: a folder with a recipe, an evaluator, ten tasks and a test, all of which work as they are.
+"""Files to start from, which work as they are: `rft init`, `rft evaluator new`.
 
-The files are ordinary files under `templates/init/`; `{{name}}` in them becomes the task's name.
+They are ordinary files under `templates/`; `{{name}}` in them becomes the name that was given.
 """
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
+from collections.abc import Mapping
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from rft.errors import UserError
@@ -27,10 +31,29 @@ def init(folder: Path, name: str) -> list[Path]:
         raise UserError(
             f"a task's name starts with a letter and has letters, digits, - and _ only, got {name!r}"
         )
-    templates = sorted(
-        (t for t in files("rft").joinpath("templates", "init").iterdir() if t.is_file()), key=str
-    )
-    taken = [template.name for template in templates if (folder / template.name).exists()]
+    templates = files("rft").joinpath("templates", "init")
+    return _write(folder, {one.name: one for one in templates.iterdir() if one.is_file()}, name)
+
+
+def new_evaluator(folder: Path, name: str) -> list[Path]:
+    """Writes NAME.py, an evaluator with golden cases, and test_NAME.py; returns their paths.
+
+    Args:
+        folder: where to; made when it does not exist. Files already there are never overwritten.
+        name: of the evaluator and its module, so a Python name.
+
+    Raises UserError for a name that will not do, a file that is in the way, a folder that cannot be written.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name in sys.stdlib_module_names or name == "rft":
+        raise UserError(f"an evaluator's name is a Python name that is not taken, like polite, got {name!r}")
+    templates = files("rft").joinpath("templates", "evaluator")
+    named = {"evaluator.py": f"{name}.py", "test_evaluator.py": f"test_{name}.py"}
+    return _write(folder, {to: templates.joinpath(template) for template, to in named.items()}, name)
+
+
+def _write(folder: Path, templates: Mapping[str, Traversable], name: str) -> list[Path]:
+    """Templates by the file's name to be."""
+    taken = [file for file in sorted(templates) if (folder / file).exists()]
     if taken:
         raise UserError(
             f"{folder} already has {', '.join(taken)}; choose another folder, nothing was written"
@@ -38,10 +61,10 @@ def init(folder: Path, name: str) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for template in templates:
-            path = folder / template.name
-            with path.open("x", encoding="utf-8") as file:
-                file.write(template.read_text(encoding="utf-8").replace("{{name}}", name))
+        for file in sorted(templates):
+            path = folder / file
+            with path.open("x", encoding="utf-8") as out:
+                out.write(templates[file].read_text(encoding="utf-8").replace("{{name}}", name))
             written.append(path)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error}") from error

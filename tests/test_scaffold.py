@@ -10,9 +10,11 @@ import pytest
 
 from rft.data.source import load_tasks
 from rft.errors import UserError
+from rft.examine import examine
 from rft.recipe.load import load_recipe
 from rft.recipe.resolve import resolve_evaluator
-from rft.scaffold import init
+from rft.recipe.schema import Use
+from rft.scaffold import init, new_evaluator
 
 
 @pytest.fixture
@@ -84,3 +86,26 @@ def test_a_folder_that_is_a_file_is_a_user_error(tmp_path):
     (tmp_path / "task").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         init(tmp_path / "task", "task")
+
+
+def test_a_new_evaluator_passes_its_own_test_and_its_own_check(tmp_path, monkeypatch):
+    monkeypatch.setenv("RFT_CHECKS", str(tmp_path / "checks"))
+    assert [path.name for path in new_evaluator(tmp_path, "polite")] == ["polite.py", "test_polite.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "11 passed" in done.stdout, done.stdout
+    polite = resolve_evaluator(Use(use="./polite.py:polite"), tmp_path)
+    report = examine(polite)
+    assert report.outcome == "pass", report.to_markdown()
+
+
+@pytest.mark.parametrize("name", ["a-b", "1st", "class", "json", ""])
+def test_an_evaluators_name_must_be_a_free_python_name(tmp_path, name):
+    with pytest.raises(UserError, match="a Python name that is not taken"):
+        new_evaluator(tmp_path, name)
+
+
+def test_a_new_evaluator_overwrites_nothing(tmp_path):
+    (tmp_path / "polite.py").write_text("mine")
+    with pytest.raises(UserError, match="already has polite.py"):
+        new_evaluator(tmp_path, "polite")

@@ -115,6 +115,18 @@ class Report:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return "\n".join([*lines, "", f"With {versions}.", ""])
 
+    def annotations(self) -> list[str]:
+        """A line for each finding in GitHub's workflow language; none elsewhere."""
+        if os.environ.get("GITHUB_ACTIONS") != "true":
+            return []
+        words = {"warn": "warning", "fail": "error"}
+        return [
+            f"::{words[finding.level]} title={self.evaluator} {stage.stage}::{' '.join(str(finding).split())}"
+            for stage in self.stages
+            for finding in stage.findings
+            if finding.level in words
+        ]
+
     def __rich__(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("stage", "", "figures"):
