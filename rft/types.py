@@ -190,6 +190,14 @@ class Cost:
             self.tokens_out + other.tokens_out,
         )
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            self.usd - other.usd,
+            self.calls - other.calls,
+            self.tokens_in - other.tokens_in,
+            self.tokens_out - other.tokens_out,
+        )
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -307,3 +315,8 @@ class Group:
     def valid(self) -> list[bool]:
         """Which members have a number to train on."""
         return [score.ok for score in self.scores]
+
+    def has_enough(self, share: float) -> bool:
+        """Whether at least max(2, ceil(share * G)) members have a number: fewer say little of each other."""
+        # Rounded because 0.7 * 10 is 7.000000000000001 and must ask for seven members, not eight.
+        return sum(self.valid) >= max(2, math.ceil(round(share * len(self.scores), 9)))

@@ -9,7 +9,8 @@
 
 A required part without a number masks the whole sample. An optional part without one is left out, and left
 out for the *whole group*, since advantages compare members: an answer must not win because its tone could
-not be judged. Each part keeps its own limits, retries and failures.
+not be judged. Each part keeps its own limits, retries and failures. A part that judges whole groups does so
+once the group is complete; members that another required part masked are not shown to it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from rft.evaluator import Evaluator, Limits, Resolve
 from rft.scoring.runner import ScoringRunner
+from rft.scoring.settling import in_play, placeholder, waits
 from rft.types import Cost, Rollout, Score, Status
 
 _NO_LIMIT = Limits(
@@ -97,17 +99,36 @@ class Weighted(Evaluator):
             await runner.setup()
 
     async def evaluate(self, rollout: Rollout) -> Score:
-        """Scores all parts at once, then weighs them."""
+        """Scores all parts at once, then weighs them; waits for its group when some part does."""
         scores = await asyncio.gather(*(runner.score(rollout) for runner in self._runners.values()))
         parts = dict(zip(self._runners, scores, strict=True))
-        return self._weigh(parts, left_out=_without_number(parts)).stamped(
-            parts=parts, cost=sum((score.cost for score in scores), Cost())
-        )
+        known = {name: score for name, score in parts.items() if not waits(score)}
+        weighed = self._masked(known)
+        if weighed is None:
+            whole = len(known) == len(parts)
+            weighed = self._weigh(parts, left_out=_without_number(parts)) if whole else placeholder()
+        return weighed.stamped(parts=parts, cost=_cost(parts))
 
     async def settle(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> list[Score]:
-        """Leaves out, for every member, the optional parts that some scored member lacks."""
-        left_out = {name for score in scores if score.ok for name in _without_number(score.parts)}
-        return [self._resettled(score, left_out) for score in scores]
+        """Lets the parts settle, then leaves out, for every member, what some scored member lacks."""
+        # To a part, a masked member of the whole is masked too.
+        columns = await asyncio.gather(
+            *(
+                runner.settle(rollouts, [s.parts[name] if in_play(s) else s for s in scores])
+                for name, runner in self._runners.items()
+            )
+        )
+        parts_G = [dict(zip(self._runners, row, strict=True)) for row in zip(*columns, strict=True)]
+        left_out = {
+            name
+            for score, parts in zip(scores, parts_G, strict=True)
+            if in_play(score) and self._masked(parts) is None
+            for name in _without_number(parts)
+        }
+        return [
+            self._settled(score, parts, left_out) if in_play(score) else score
+            for score, parts in zip(scores, parts_G, strict=True)
+        ]
 
     async def close(self) -> None:
         """Closes every part."""
@@ -119,11 +140,15 @@ class Weighted(Evaluator):
         told = [(name, p.evaluator.fingerprint(), p.weight, p.optional) for name, p in self.parts.items()]
         return hashlib.sha256(repr((super().fingerprint(), told)).encode()).hexdigest()[:16]
 
-    def _weigh(self, parts: Mapping[str, Score], left_out: Iterable[str]) -> Score:
+    def _masked(self, parts: Mapping[str, Score]) -> Score | None:
+        """What the whole is when a required part has no number."""
         for status in _WORST_FIRST:
             for name, score in parts.items():
                 if score.status == status and not self.parts[name].optional:
                     return _masked_by(name, score)
+        return None
+
+    def _weigh(self, parts: Mapping[str, Score], left_out: Iterable[str]) -> Score:
         counted = {name: part.weight for name, part in self.parts.items() if name not in set(left_out)}
         total = sum(abs(weight) for weight in counted.values())
         if total == 0:
@@ -136,11 +161,22 @@ class Weighted(Evaluator):
         )
         return Score(min(max(mean, low), high), reason=reason)  # rounding may overstep by a last digit
 
-    def _resettled(self, score: Score, left_out: set[str]) -> Score:
-        if not score.ok or left_out == set(_without_number(score.parts)):
+    def _settled(self, score: Score, parts: Mapping[str, Score], left_out: set[str]) -> Score:
+        if score.ok and parts == score.parts and left_out == set(_without_number(parts)):
             return score
-        again = self._weigh(score.parts, left_out)
-        return score.stamped(value=again.value, status=again.status, reason=again.reason)
+        new = self._masked(parts) or self._weigh(parts, left_out)
+        return score.stamped(
+            value=new.value,
+            status=new.status,
+            reason=new.reason,
+            failure=new.failure,
+            parts=parts,
+            cost=score.cost + _cost(parts) - _cost(score.parts),
+        )
+
+
+def _cost(parts: Mapping[str, Score]) -> Cost:
+    return sum((score.cost for score in parts.values()), Cost())
 
 
 def _without_number(parts: Mapping[str, Score]) -> list[str]:

@@ -20,7 +20,7 @@ from rft.scoring.calls import Calls
 from rft.scoring.drive import Driver
 from rft.scoring.entry import awaited, expected
 from rft.scoring.origin import OnEvent
-from rft.scoring.settling import judge_group, placeholder
+from rft.scoring.settling import in_play, judge_group, placeholder
 from rft.types import Cost, Rollout, Score
 
 _setting_up: ContextVar[ScoringRunner | None] = ContextVar("setting_up", default=None)
@@ -158,6 +158,8 @@ class ScoringRunner:
             settled = await judge_group(self.evaluator, rollouts, scores, self._ask)
         else:
             settled = await self._settled(rollouts, scores)
+            for before, after in zip(scores, settled, strict=True):
+                self._driver.cost += after.cost - before.cost
         return [
             after if after is before else after.stamped(evaluator=self.name, fingerprint=self.fingerprint)
             for before, after in zip(scores, settled, strict=True)
@@ -167,11 +169,12 @@ class ScoringRunner:
         try:
             settled = list(await awaited(self.evaluator.settle(rollouts, scores)))
         except Exception as error:
-            return [attribute(error)] * len(scores)
-        if len(settled) != len(scores):
-            told = f"settle returned {len(settled)} scores for {len(scores)}"
-            return [Score.failed("bug", told)] * len(scores)
-        return settled
+            broken = attribute(error)
+        else:
+            if len(settled) == len(scores):
+                return settled
+            broken = Score.failed("bug", f"settle returned {len(settled)} scores for {len(scores)}")
+        return [broken.stamped(cost=score.cost) if in_play(score) else score for score in scores]
 
     async def close(self) -> None:
         """Runs the evaluator's own `close` and lets its threads end. Never raises: the work is done."""

@@ -31,6 +31,11 @@ def waits(score: Score) -> bool:
     return score.status == "not_applicable" and score.reason == _WAITING
 
 
+def in_play(score: Score) -> bool:
+    """Whether a member of a group is not masked, so far."""
+    return score.ok or waits(score)
+
+
 async def judge_group(
     evaluator: GroupEvaluator, rollouts: Sequence[Rollout], scores: Sequence[Score], ask: Ask
 ) -> list[Score]:

@@ -10,7 +10,8 @@ import pytest
 
 from rft import Case, Evaluator, EvaluatorError, Limits, Score, evaluator, score
 from rft.scoring.compose import Part, Weighted
-from rft.types import Cost, Rollout, Task
+from rft.scoring.runner import ScoringRunner
+from rft.types import Cost, Message, Rollout, Task
 
 
 def giving(verdict, **options):
@@ -29,7 +30,12 @@ DOWN = EvaluatorError("server", "HTTP 503")
 def settle(judge, scores):
     task = Task("t", "?")
     rollouts = [Rollout(f"t/{i}", "t", task, task.messages) for i, _ in enumerate(scores)]
-    return asyncio.run(judge.settle(rollouts, scores))
+
+    async def run():
+        async with ScoringRunner(judge) as runner:
+            return await runner.settle(rollouts, scores)
+
+    return asyncio.run(run())
 
 
 def judged(**parts):
@@ -207,9 +213,6 @@ def test_many_rollouts_share_the_parts_slots():
         await asyncio.sleep(0)
         running -= 1
         return 1
-
-    from rft.scoring.runner import ScoringRunner
-    from rft.types import Message, Rollout, Task
 
     task = Task("t", "?")
     rollouts = [Rollout(f"t/{i}", "t", task, (*task.messages, Message("assistant", "!"))) for i in range(10)]
