@@ -8,7 +8,15 @@ import sys
 
 import pytest
 
-from rft import Evaluator, background, evaluator, score
+from rft import (
+    BatchEvaluator,
+    Evaluator,
+    GroupEvaluator,
+    PairwiseEvaluator,
+    background,
+    evaluator,
+    score,
+)
 from rft.errors import UserError
 from rft.types import Message
 
@@ -80,3 +88,50 @@ def test_importing_it_loads_no_heavy_library():
         ).stdout.split()
     )
     assert not loaded & {"torch", "transformers", "vllm", "numpy", "httpx", "tenacity", "aiolimiter", "yaml"}
+
+
+class Longest(GroupEvaluator):
+    async def evaluate_group(self, rollouts):
+        longest = max(len(r.text) for r in rollouts)
+        return [len(r.text) / longest for r in rollouts]
+
+
+class Half(BatchEvaluator):
+    max_wait_s = 0.0
+
+    def evaluate_batch(self, rollouts):
+        return [{"score": 0.5, "together": len(rollouts)} for _ in rollouts]
+
+
+class Longer(PairwiseEvaluator):
+    def compare(self, first, second):
+        return 0.5 + 0.5 * ((len(first.text) > len(second.text)) - (len(first.text) < len(second.text)))
+
+
+def test_several_completions_are_one_group():
+    assert [s.value for s in score(Longest(), prompt="?", completions=["a", "aaaa"])] == [0.25, 1.0]
+    assert [s.value for s in score(Longer(), prompt="?", completions=["a", "aaaa", "aa"])] == [0.0, 1.0, 0.5]
+    assert [s.value for s in score(exact, prompt="?", completions=["4", "5"], reference="4")] == [1.0, 0.0]
+
+
+def test_a_batch_evaluator_takes_one_or_many():
+    assert score(Half(), prompt="?", completion="a").metrics["together"] == 1
+    assert [s.metrics["together"] for s in score(Half(), prompt="?", completions=["a", "b"])] == [2, 2]
+
+
+def test_a_group_is_scored_inside_a_running_loop_too():
+    async def cell():
+        return score(Longest(), prompt="?", completions=["a", "aaaa"])
+
+    assert [s.value for s in asyncio.run(cell())] == [0.25, 1.0]
+
+
+def test_one_answer_cannot_be_compared():
+    with pytest.raises(UserError, match=r"Longest compares answers: pass completions="):
+        score(Longest(), prompt="?", completion="a")
+
+
+@pytest.mark.parametrize("given", [{}, {"completion": "a", "completions": ["a"]}])
+def test_it_takes_one_completion_or_several_and_not_both(given):
+    with pytest.raises(UserError, match="either completion"):
+        score(exact, prompt="?", **given)
