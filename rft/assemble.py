@@ -7,7 +7,8 @@ needs closing is closed in reverse order, whatever happens.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,18 @@ from rft.data.split import load_split
 from rft.engine.open import open_engine, prepare_process
 from rft.errors import UserError
 from rft.evaluator import Evaluator
+from rft.http.evaluator import RUN_VARIABLE
 from rft.models.memory import needed_memory_gb, num_parameters, require_memory
 from rft.models.source import locate
 from rft.recipe.resolve import resolve_environment, resolve_evaluator
 from rft.recipe.schema import EngineSpec, Recipe
 from rft.rollout.chat import BaseChat
 from rft.rollout.play import Player, sampling_for
+from rft.runs.folder import RunFolder
 from rft.runs.view import View
-from rft.scoring.health import FailureWatch
+from rft.scoring.cache import ScoreCache
 from rft.scoring.runner import ScoringRunner
+from rft.scoring.supervision import Supervisor, reporter
 from rft.types import Message, Task
 
 if TYPE_CHECKING:
@@ -58,23 +62,33 @@ class Parts:
     updater: Updater
     player: Player
     runner: ScoringRunner
-    watch: FailureWatch
+    supervisor: Supervisor
 
 
 @contextmanager
-def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) -> Iterator[Parts]:
+def assemble(
+    recipe: Recipe,
+    view: View,
+    run: RunFolder,
+    *,
+    weights_from: Path | None = None,
+    admit: Callable[[Evaluator], None] = lambda evaluator: None,
+) -> Iterator[Parts]:
     """Opens every part and closes them again.
 
     Args:
+        run: keeps known verdicts, and what happens to the evaluator.
         weights_from: a checkpoint's folder, to go on from, instead of the recipe's model.
+        admit: sees the evaluator before anything loads, and raises UserError to refuse it.
 
     Raises UserError for what the recipe, the data or the machine make impossible, EngineError when no way
     of publishing weights holds.
     """
     with ExitStack() as stack:
         evaluator = resolve_evaluator(recipe.evaluator)
-        judges = list(wanting_base(evaluator))
-        _require_base(recipe, judges)
+        judges = wanting_base(evaluator)
+        _name_base(recipe, judges)
+        admit(evaluator)
         make_environment = resolve_environment(recipe.environment)
         sock = _listen(recipe, view, stack)
         view.phase("reading data")
@@ -150,10 +164,8 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
         if sock is not None:
             _serve(recipe, engine, sock, view, stack)
         for judge in judges:
-            judge.base = BaseChat(
-                engine, template, name=recipe.model.source, max_total_tokens=engine.max_model_len
-            )
-        runner = score_with(evaluator, stack)
+            judge.base = BaseChat(engine, template, max_total_tokens=engine.max_model_len)
+        runner = _scoring(evaluator, recipe, view, run, stack)
         yield Parts(
             recipe=recipe,
             order=TaskOrder(train, seed=recipe.seed, shuffle=recipe.data.shuffle),
@@ -164,25 +176,53 @@ def assemble(recipe: Recipe, view: View, *, weights_from: Path | None = None) ->
             updater=updater,
             player=Player(engine, template, make_environment, recipe.rollout, max_total_tokens=context),
             runner=runner,
-            watch=FailureWatch(recipe.train.max_failure_rate, recipe.train.max_bugs),
+            supervisor=Supervisor(runner, recipe, event=run.event, note=view.note, spent_usd=_spent(run)),
         )
 
 
-def score_with(evaluator: Evaluator, stack: ExitStack) -> ScoringRunner:
-    """The evaluator at work, until the stack is left."""
-    runner = ScoringRunner(evaluator)
+def _scoring(
+    evaluator: Evaluator, recipe: Recipe, view: View, run: RunFolder, stack: ExitStack
+) -> ScoringRunner:
+    cache = None
+    if recipe.scoring.cache is not None:
+        path = run.scores_path if recipe.scoring.cache == "run" else _user_cache()
+        cache = ScoreCache(path, view.note)
+        stack.callback(cache.close)
+    os.environ[RUN_VARIABLE] = run.id
+    max_usd = recipe.scoring.max_usd or evaluator.limits.max_usd
+    if max_usd is not None:
+        max_usd = max(0.0, max_usd - _spent(run))
+    return score_with(
+        evaluator, stack, on_event=reporter(run.event, view.note), cache=cache, max_usd=max_usd
+    )
+
+
+def _spent(run: RunFolder) -> float:
+    """Dollars that a run which goes on has spent already."""
+    return float(next((one["cost/usd"] for one in reversed(run.metrics()) if "cost/usd" in one), 0.0))
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("RFT_CACHE") or "~/.cache/rft").expanduser() / "scores.sqlite"
+
+
+def score_with(evaluator: Evaluator, stack: ExitStack, **surroundings: Any) -> ScoringRunner:
+    """The evaluator at work, until the stack is left; `surroundings` as for `ScoringRunner`."""
+    runner = ScoringRunner(evaluator, **surroundings)
     background.run(runner.setup())
     stack.callback(lambda: background.run(runner.close()))
     return runner
 
 
-def _require_base(recipe: Recipe, judges: Sequence[WantsBase]) -> None:
+def _name_base(recipe: Recipe, judges: Sequence[WantsBase]) -> None:
     if judges and recipe.model.adapter is None:
         raise UserError(
             "evaluator: a judge on engine: base needs weights that stay as they are, and full fine-tuning "
             "changes all of them; train an adapter (model.adapter), or give the judge url and model of an "
             "endpoint"
         )
+    for judge in judges:
+        judge.base_model = recipe.model.source
 
 
 def _listen(recipe: Recipe, view: View, stack: ExitStack) -> Any:

@@ -81,6 +81,16 @@ def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]
         "eval/skipped": statuses["skipped"] + statuses["not_applicable"],
         "eval/failed": statuses["failed"],
     }
+    asked = sorted(score.latency_s for score in scores if score.attempts)
+    metrics |= {
+        "eval/cached": sum(score.cached for score in scores),
+        "eval/retries": sum(max(0, score.attempts - 1) for score in scores),
+    }
+    if asked:
+        metrics |= {
+            "eval/latency_p50_s": asked[len(asked) // 2],
+            "eval/latency_p95_s": asked[int(len(asked) * 0.95)],
+        }
     kinds = Counter(score.failure.kind for score in scores if score.failure is not None)
     metrics |= {f"fail/{kind}": count for kind, count in kinds.items()}
     parts: dict[str, list[float]] = defaultdict(list)

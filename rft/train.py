@@ -18,7 +18,9 @@ from functools import partial
 from rft import background
 from rft.assemble import Parts, assemble
 from rft.errors import RunStopped
+from rft.evaluator import Evaluator
 from rft.heldout import Judged, summarise
+from rft.preflight import require_check
 from rft.process import release_memory, release_threads
 from rft.progress import Progress
 from rft.recipe.load import dump_recipe
@@ -33,12 +35,20 @@ from rft.runs.view import View
 from rft.types import Group, Task
 
 
-def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug: bool = False) -> Summary:
+def train(
+    recipe: Recipe,
+    *,
+    view: View,
+    resume: RunFolder | None = None,
+    accept_evaluator_change: bool = False,
+    debug: bool = False,
+) -> Summary:
     """Trains until `recipe.train.steps`, a stop signal, or too many failed evaluations.
 
     Args:
         view: shows progress; entered and left here.
         resume: a run to go on with, from its newest sound checkpoint.
+        accept_evaluator_change: go on although the evaluator is another one than before.
         debug: leave the libraries' output on the terminal.
 
     Raises UserError for wrong input, RunStopped when the run stopped itself (after a checkpoint).
@@ -51,7 +61,13 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
         _status(run, recipe, progress),
         Quiet(run.log_path, debug=debug),
         StopRequest(view.note) as stop,
-        assemble(recipe, view, weights_from=progress.checkpoint) as parts,
+        assemble(
+            recipe,
+            view,
+            run,
+            weights_from=progress.checkpoint,
+            admit=partial(_admit, recipe, run, progress, view, accept_evaluator_change),
+        ) as parts,
     ):
         # torch is imported with the parts, after the process is prepared for it
         from rft.learn.advantage import assign_credit
@@ -61,8 +77,10 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
         progress.restore(parts.order, parts.updater)
         parts.weights.publish(progress.step)
         view.done = progress.step
+        background.run(parts.supervisor.begin(progress.step))
         judged = Judged.stored(run) if resume else []
         judged = judged or [_judge(parts, run, view, progress.step, "before")]
+        parts.supervisor.afford(progress.step)
         for step in range(progress.step, recipe.train.steps):
             clock = _Clock()
             tasks_P = parts.order.take(recipe.train.prompts_per_step)
@@ -98,9 +116,10 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
             progress.step = step + 1
             metrics = step_metrics(groups_P, batch.stats, stats, published, clock.seconds)
             parity, broken = _parity(parts, view, progress.step)
-            metrics |= parity
+            health, trouble = background.run(parts.supervisor.after(progress.step, groups_P))
+            metrics |= parity | health
+            trouble = trouble or broken
             run.write_rollouts(progress.step, groups_P)
-            trouble = _trouble(parts, groups_P) or broken
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
             if (last and trouble is None) or _due(recipe.eval.every, progress.step):
                 judged.append(_judge(parts, run, view, progress.step, f"step {progress.step}"))
@@ -123,6 +142,13 @@ def train(recipe: Recipe, *, view: View, resume: RunFolder | None = None, debug:
 # --- below the page: what its words mean, no decisions ------------------------------------------------
 
 
+def _admit(
+    recipe: Recipe, run: RunFolder, progress: Progress, view: View, accept_change: bool, evaluator: Evaluator
+) -> None:
+    progress.admit(evaluator, accept_change=accept_change, note=view.note)
+    require_check(evaluator, recipe.evaluator.require_check, run, view.note)
+
+
 def _roll_out(
     parts: Parts, tasks_P: Sequence[Task], view: View, *, seed_parts: Sequence[object], heldout: bool = False
 ) -> list[Group]:
@@ -137,6 +163,7 @@ def _roll_out(
             seed_parts=seed_parts,
             temperature=recipe.eval.temperature if heldout else recipe.rollout.temperature,
             settle=parts.runner.settle,
+            ready=parts.runner.ready,
             on_progress=view.progress,
         )
     )
@@ -160,6 +187,7 @@ def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> Ju
     view.phase("held-out")
     # The same seeds each time: what changes between two evaluations is the policy.
     groups = _roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True)
+    parts.supervisor.saw(groups)
     judged = Judged(read_rollouts(run.write_rollouts(step, groups, split="heldout")))
     run.event("heldout", step=step, when=when, **judged.metrics())
     _show(view, judged, when)
@@ -190,13 +218,6 @@ def _parity(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str 
     except BindingError as error:
         return {}, str(error)
     return {"parity/mean": parity.mean, "parity/max": parity.max}, None
-
-
-def _trouble(parts: Parts, groups: Sequence[Group]) -> str | None:
-    for group in groups:
-        for score in group.scores:
-            parts.watch.record(score)
-    return parts.watch.reason()
 
 
 def _due(every: int, step: int) -> bool:

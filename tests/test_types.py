@@ -16,7 +16,20 @@ ASK = Task(
 )
 
 
-@pytest.mark.parametrize("module", ["types", "errors", "evaluator", "scoring.health", "scoring.blocking"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "types",
+        "errors",
+        "evaluator.cases",
+        "evaluator.limits",
+        "scoring.blocking",
+        "scoring.budget",
+        "scoring.canaries",
+        "scoring.events",
+        "scoring.health",
+    ],
+)
 def test_docstring_examples_hold(module):
     results = doctest.testmod(importlib.import_module(f"rft.{module}"))
     assert results.attempted > 0

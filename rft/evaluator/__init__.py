@@ -24,6 +24,7 @@ and `cases` what an evaluator says about itself, `code` the fingerprint.
 from rft.evaluator.base import Evaluator, Resolve, Verdict
 from rft.evaluator.cases import Case, load_cases
 from rft.evaluator.function import FunctionEvaluator, evaluator
+from rft.evaluator.golden import case_rollouts, own_cases, with_options
 from rft.evaluator.kinds import BatchEvaluator, GroupEvaluator, PairwiseEvaluator
 from rft.evaluator.limits import Limits
 
@@ -37,6 +38,9 @@ __all__ = [
     "PairwiseEvaluator",
     "Resolve",
     "Verdict",
+    "case_rollouts",
     "evaluator",
     "load_cases",
+    "own_cases",
+    "with_options",
 ]

@@ -47,6 +47,9 @@ class Evaluator:
     limits: Limits = Limits()
     cases: Sequence[Case] | str = ()
     """Golden cases, or the name of a JSONL file beside the evaluator's source. Read by `golden`."""
+    blind_to: frozenset[str] = frozenset()
+    """Probes of `rft evaluator check` that it cannot see through by its nature, such as "negated"; "content"
+    when it judges form alone. Another part of a composite has to make up for them."""
 
     entry: ClassVar[str] = "evaluate"
     """The method that the runner calls."""

@@ -24,7 +24,10 @@ class FunctionEvaluator(Evaluator):
 
     _known = frozenset({"text", "rollout", "task", "reference", "prompt", "messages"})
     _options = frozenset(
-        {"name", "version", "range", "requires", "deterministic", "execution", "origin", "limits", "cases"}
+        {
+            *("name", "version", "range", "requires", "deterministic", "execution", "origin", "limits"),
+            *("cases", "blind_to"),
+        }
     )
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:

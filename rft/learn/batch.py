@@ -124,7 +124,7 @@ def to_batch(
     trains: list[bool] = []
     used = constant = too_few = 0
     for group in groups:
-        kept = _kept_members(group, mask_truncated, min_valid)
+        kept = kept_members(group, mask_truncated, min_valid)
         if not kept:
             too_few += 1
             continue
@@ -152,16 +152,15 @@ def to_batch(
     )
 
 
-def _kept_members(group: Group, mask_truncated: bool, min_valid: float) -> list[tuple[Rollout, float]]:
+def kept_members(group: Group, mask_truncated: bool, min_valid: float) -> list[tuple[Rollout, float]]:
+    """The members that training sees, with their rewards; none when too few are left. See `to_batch`."""
     scored = [
         (rollout, float(score))
         for rollout, score in zip(group.rollouts, group.scores, strict=True)
         if score.ok
     ]
     kept = [(rollout, reward) for rollout, reward in scored if not (mask_truncated and rollout.truncated)]
-    # Rounded because 0.7 * 10 is 7.000000000000001 and must ask for seven members, not eight.
-    needed = max(2, math.ceil(round(min_valid * len(group.rollouts), 9)))
-    return kept if len(scored) >= needed and len(kept) >= 2 else []
+    return kept if group.has_enough(min_valid) and len(kept) >= 2 else []
 
 
 def _token_sequence(rollout: Rollout, group: int, start: int) -> tuple[TokenSequence, list[float]]:

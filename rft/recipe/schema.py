@@ -69,6 +69,14 @@ class Use(Section):
     """Its arguments, checked against its Config before anything loads."""
 
 
+class EvaluatorUse(Use):
+    """An evaluator by name, and whether it must have been checked."""
+
+    require_check: Literal["pass", "warn", "none"] = "warn"
+    """What `rft train` asks of `rft evaluator check`: `pass` refuses an evaluator without a report that
+    passed for this very fingerprint, `warn` says so and goes on."""
+
+
 class AdapterSpec(Section):
     """LoRA: train small matrices beside frozen weights (Hu et al. 2021)."""
 
@@ -287,8 +295,25 @@ class TrainSpec(Section):
     """Stop when more of the last 512 evaluations failed."""
     max_bugs: NonNegativeInt = 3
     """Stop after so many exceptions in evaluator code."""
+    min_groups: Probability = 0.5
+    """Stop when fewer of a step's groups have enough scored members (`rollout.min_valid`)."""
     output_dir: str = "runs"
     """Where run folders go; relative to where rft is started."""
+
+
+class ScoringSpec(Section):
+    """How the evaluator is looked after while the run goes on."""
+
+    cache: Literal["run", "user"] | None = "run"
+    """Verdicts of deterministic evaluators on identical rollouts: kept in the run's folder, or in the user's
+    cache for all runs; null asks each time."""
+    max_usd: PositiveFloat | None = None
+    """Dollars that evaluations may cost; the evaluator's own limit when unset. A run that would cost more is
+    refused at its start."""
+    canaries_every: NonNegativeInt = 10
+    """Score the evaluator's golden cases again every so many steps; 0 only at the start."""
+    canaries_bad: PositiveInt = 2
+    """Stop when golden cases did not hold so many times running."""
 
 
 class EvalSpec(Section):
@@ -338,7 +363,7 @@ class Recipe(Section):
     """What to ask."""
     environment: Use = Use(use="single_turn")
     """Whom the policy talks to."""
-    evaluator: Use
+    evaluator: EvaluatorUse
     """Who gives the score."""
     rollout: RolloutSpec = RolloutSpec()
     """How to sample."""
@@ -346,6 +371,8 @@ class Recipe(Section):
     """How to learn."""
     train: TrainSpec = TrainSpec()
     """How long and how fast."""
+    scoring: ScoringSpec = ScoringSpec()
+    """How to look after the evaluator."""
     eval: EvalSpec = EvalSpec()
     """How to judge."""
     serve: ServeSpec | None = None

@@ -5,10 +5,12 @@
       status.json       running, finished, stopped or failed; with the process, to tell a killed run
       metrics.jsonl     one JSON object a step (rft/runs/metrics.py says what each key means)
       events.jsonl      what happened when: weight bindings, checkpoints, warnings
+      scores.sqlite     verdicts on identical rollouts, see rft/scoring/cache.py; safe to delete
       rollouts/         every rollout with its tokens and its score, one Parquet file a step
       checkpoints/      step-000012/, see rft/runs/checkpoint.py
       logs/engine.log   the chatter of the libraries, see rft/runs/quiet.py
       report.md         before and after
+      check.json, .md   the check of the evaluator, if it was checked
 
 An id is its UTC start to the millisecond and two random letters, `20260314-092653-589kf`: sorted by name is
 sorted by age.
@@ -139,9 +141,19 @@ class RunFolder:
         return self.path / "logs" / "engine.log"
 
     @property
+    def scores_path(self) -> Path:
+        """Verdicts that are known already."""
+        return self.path / "scores.sqlite"
+
+    @property
     def report_path(self) -> Path:
         """Before and after, in Markdown."""
         return self.path / "report.md"
+
+    @property
+    def check_path(self) -> Path:
+        """What `rft evaluator check` said about the evaluator the run started with."""
+        return self.path / "check.json"
 
     @property
     def checkpoints_path(self) -> Path:

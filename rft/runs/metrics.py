@@ -85,6 +85,54 @@ METRICS = (
     Metric("eval/skipped", "rollouts", "evaluations the evaluator declined; masked"),
     Metric("eval/failed", "rollouts", "evaluations that failed; masked, never a number"),
     Metric("fail/<kind>", "rollouts", "failed evaluations of one kind (timeout, rate_limited, bug, ...)"),
+    Metric("eval/cached", "rollouts", "evaluations that an identical rollout had already"),
+    Metric("eval/retries", "calls", "attempts that had to be repeated"),
+    Metric("eval/latency_p50_s", "s", "half of the evaluations took less; cached ones left out"),
+    Metric("eval/latency_p95_s", "s", "one evaluation in twenty took longer"),
+    Metric("cost/usd", "USD", "what evaluations have cost so far"),
+    Metric(
+        "failing/rate",
+        "share",
+        "failed evaluations among the last 512",
+        high=0.05,
+        action="the evaluator fails often; see fail/<kind> and the failure reasons in rollouts/; "
+        "train.max_failure_rate stops the run",
+    ),
+    Metric(
+        "failing/with_length",
+        "correlation",
+        "rank correlation of failing with length: 0 is neutral, above it long answers fail",
+        low=-0.3,
+        high=0.3,
+        action="failures are not random, so masking favours some lengths; raise the evaluator's timeout, or "
+        "give such answers a low score where the answer is at fault",
+    ),
+    Metric(
+        "failing/with_part/<name>",
+        "correlation",
+        "rank correlation of failing with one part of the score",
+        low=-0.3,
+        high=0.3,
+        action="failures go with good or bad answers; look at the failure reasons in rollouts/",
+    ),
+    Metric(
+        "failing/rise",
+        "share",
+        "failure rate of the last 512 evaluations less that of the first 512",
+        high=0.05,
+        action="the policy may be moving towards answers that cannot be judged, which are masked instead of "
+        "pushed down; let the evaluator score them low",
+    ),
+    Metric(
+        "golden/held",
+        "share",
+        "golden cases that had the score they should have, when scored again",
+        low=1,
+        action="the evaluator is broken or has changed; see golden_cases in events.jsonl; "
+        "scoring.canaries_bad stops the run",
+    ),
+    Metric("golden/drifted", "cases", "golden cases with another score than expected: the service changed"),
+    Metric("time/paused_s", "s", "evaluations held back because a service was away; ended pauses only"),
     Metric("loss", "nats", "the loss as it was minimised; near zero by construction, no sign of quality"),
     Metric(
         "grad_norm",

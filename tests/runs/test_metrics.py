@@ -51,7 +51,7 @@ def test_every_setting_that_advice_names_exists_in_the_recipe():
     import re
 
     for metric in METRICS:
-        for path in re.findall(r"\b(?:rollout|train|algorithm|engine)\.[a-z_.]+[a-z]", metric.action):
+        for path in re.findall(r"\b(?:rollout|train|scoring|algorithm|engine)\.[a-z_.]+[a-z]", metric.action):
             section = Recipe
             for part in path.split("."):
                 fields = section.model_fields

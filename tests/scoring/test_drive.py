@@ -121,7 +121,7 @@ def test_a_budget_holds_for_all_calls_and_names_the_sums(in_virtual_time):
 
 
 def test_an_outage_holds_work_back_and_costs_nobody_a_score(in_virtual_time):
-    """Ten minutes without an answer, a thousand evaluations, three attempts each: all are scored in the end."""
+    """Ten minutes without an answer, a thousand evaluations, three attempts each: all are scored."""
     events, calls = [], []
 
     async def attempt(seconds):

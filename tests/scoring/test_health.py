@@ -60,6 +60,32 @@ def test_the_extremes_of_the_rate_mean_never_and_always():
     assert watched(SLOW, rate=0.0).reason() is not None
 
 
+def test_a_spent_budget_stops_at_once():
+    spent = Score.failed("budget", "2.00 of 2 USD are spent")
+    assert watched(*[OK] * 500, spent).reason() == (
+        "no budget is left for evaluations: budget 1, e.g. 2.00 of 2 USD are spent"
+    )
+
+
+def test_too_few_groups_with_enough_members_stop_the_run():
+    watch = FailureWatch(1.0, 3, min_groups=0.5)
+    watch.record(SLOW)
+    watch.record_groups([True, True, False, False])
+    assert watch.reason() is None
+    watch.record_groups([True, False, False, False])
+    assert watch.reason() == (
+        "only 1 of 4 groups have enough scored members (train.min_groups asks for 50%): "
+        "timeout 1, e.g. no verdict within 30 s"
+    )
+
+
+def test_groups_that_the_evaluator_skipped_are_not_blamed_on_a_failure():
+    watch = FailureWatch(1.0, 3, min_groups=0.5)
+    watch.record(Score.skip("no gold"))
+    watch.record_groups([False])
+    assert watch.reason().endswith("skipped by the evaluator")
+
+
 def test_skipped_and_not_applicable_are_not_failures():
     watch = watched(*[Score.skip("no gold")] * 600, *[Score(None, "not_applicable")] * 600)
     assert watch.reason() is None
