@@ -76,6 +76,13 @@ def resolve_callable(name: str, base: Path | None = None) -> Callable[..., Any]:
     return found
 
 
+def resolve_object(name: str, base: Path | None = None) -> Any:
+    """Whatever `module:name` or `./file.py:name` is. Raises ResolveError."""
+    if ":" not in name:
+        raise ResolveError(f"{name!r} does not say where it is; write module:name or ./file.py:name")
+    return _find(name, "object", base)
+
+
 def _find(name: str, kind: str, base: Path | None) -> Any:
     module_name, colon, attribute = name.rpartition(":")
     if not colon:
