@@ -176,8 +176,12 @@ def serve(
     ] = None,
 ) -> None:
     """Let others score by this evaluator over HTTP, until Ctrl-C; `use: http` in a recipe speaks to it."""
-    from rft.http.serve import serve as run
     from rft.secrets import Secret
+
+    try:
+        from rft.http.serve import serve as run
+    except ModuleNotFoundError as error:
+        raise UserError(f"serving needs {error.name}: pip install 'rft-loop[serve]'") from error
 
     key = None if api_key is None else Secret(api_key)
     run(

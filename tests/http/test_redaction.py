@@ -16,7 +16,7 @@ from rft import HTTPEvaluator, Message, Rollout, Score, Task
 from rft.errors import EvaluatorError
 from rft.recipe.load import dump_recipe
 from rft.recipe.schema import Recipe
-from rft.runs.rollouts import write_rollouts
+from rft.runs.rollouts import read_rollouts, write_rollouts
 from rft.scoring.compose import Weighted
 from rft.scoring.runner import ScoringRunner
 from rft.testing.fake_api import FakeAPI, Reply, cut
@@ -89,7 +89,7 @@ def test_no_echo_reaches_scores_events_logs_or_stored_rollouts(api, status, capl
     weighed, more = scored(Weighted(part=judge))
     assert VALUE in api.requests[0].headers["authorization"], "it was sent"
     write_rollouts(tmp_path / "rollouts.parquet", 1, [Group("0-t", TASK, [ROLLOUT] * 2, [score, weighed])])
-    stored = (tmp_path / "rollouts.parquet").read_bytes().decode("latin-1")
+    stored = repr(read_rollouts(tmp_path / "rollouts.parquet"))
     logged = [record.getMessage() for record in caplog.records]
     assert logged, "httpx speaks at this level"
     assert_clean(repr(score), repr(weighed), repr([events, more]), stored, *logged, *capfd.readouterr())
