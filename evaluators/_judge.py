@@ -108,6 +108,7 @@ class Judging(Evaluator):
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         self.deterministic = self.config.temperature == 0
+        self.base_model = ""
         self.base: Chat | None = None
         if self.config.reference == "required":
             self.requires = frozenset({"reference"})
@@ -149,9 +150,8 @@ class Judging(Evaluator):
 
     def fingerprint(self) -> str:
         """Changes with the model, the rubric and every word the judge is told."""
-        model = self.base.name if self.base is not None else self.config.model
         code = inspect.getsource(_judge_prompt)
-        told = (super().fingerprint(), model, self.orders(list(self.config.criteria)), code)
+        told = (super().fingerprint(), self.base_model, self.orders(list(self.config.criteria)), code)
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def orders(self, keys: Sequence[str]) -> str:

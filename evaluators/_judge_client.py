@@ -40,7 +40,7 @@ class EndpointChat:
 
         Raises UserError for a key that is named and not there.
         """
-        self.name = model
+        self._model = model
         self._address = url.rstrip("/") + "/chat/completions"
         self._body = dict(body or {})
         self._holds_schemas = True
@@ -57,7 +57,7 @@ class EndpointChat:
     ) -> Reply:
         """See `rft.chat.Chat.chat`."""
         body: dict[str, Any] = {
-            "model": self.name,
+            "model": self._model,
             "messages": [message.to_dict() for message in messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -84,7 +84,7 @@ class EndpointChat:
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
         if response.status_code == _NO_MODEL:
-            told = f"HTTP 404 from {self._address} for the model {self.name!r}: {excerpt(response)}"
+            told = f"HTTP 404 from {self._address} for the model {self._model!r}: {excerpt(response)}"
             raise EvaluatorError("bug", f"{told}; check url and model")
         fault = fault_of(response)
         if fault is not None:

@@ -6,7 +6,7 @@ engine's base weights is given to them by the page that opens the engine, since 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,11 +32,6 @@ class Reply:
 class Chat(Protocol):
     """A model that answers chat messages; safe to call many times at once."""
 
-    @property
-    def name(self) -> str:
-        """Which model answers, for fingerprints and messages."""
-        ...
-
     async def chat(
         self,
         messages: Sequence[Message],
@@ -60,8 +55,10 @@ class Chat(Protocol):
 class WantsBase(Protocol):
     """An evaluator that can be judged by the weights the policy started from."""
 
+    base_model: str
+    """What those weights are called; set before its fingerprint is asked for."""
     base: Chat | None
-    """Set before `setup` by whoever owns an engine."""
+    """Set before `setup`. Both are set by whoever owns the engine."""
 
     @property
     def wants_base(self) -> bool:
@@ -69,9 +66,23 @@ class WantsBase(Protocol):
         ...
 
 
-def wanting_base(evaluator: Evaluator) -> Iterator[WantsBase]:
-    """The evaluator and those inside it that ask for the base weights."""
-    if isinstance(evaluator, WantsBase) and evaluator.wants_base:
-        yield evaluator
-    for part in getattr(evaluator, "parts", {}).values():
-        yield from wanting_base(part.evaluator)
+def wanting_base(evaluator: Evaluator) -> list[WantsBase]:
+    """The evaluator and those that it holds, as parts or attributes, if they ask for the base weights."""
+    found: dict[int, Evaluator] = {}
+    _collect(evaluator, found)
+    return [one for one in found.values() if isinstance(one, WantsBase) and one.wants_base]
+
+
+def _collect(thing: Any, found: dict[int, Evaluator]) -> None:
+    if isinstance(thing, Evaluator):
+        if id(thing) not in found:
+            found[id(thing)] = thing
+            _collect(vars(thing), found)
+    elif isinstance(thing, Mapping):
+        for value in thing.values():
+            _collect(value, found)
+    elif isinstance(thing, list | tuple):
+        for value in thing:
+            _collect(value, found)
+    elif isinstance(getattr(thing, "evaluator", None), Evaluator):  # a part with its weight
+        _collect(thing.evaluator, found)

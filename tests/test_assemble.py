@@ -42,7 +42,7 @@ def test_full_fine_tuning_leaves_no_weights_to_judge_with_and_says_so_at_once(tm
     recipe = load_recipe(write(tmp_path), ["model.adapter=null", "data.train.source=nowhere.jsonl"])
     with (
         pytest.raises(UserError, match=r"train an adapter \(model\.adapter\), or give the judge url"),
-        assemble(recipe, View(1, quiet=True)),
+        assemble(recipe, View(1, quiet=True), RunFolder.create(tmp_path, "judged", "")),
     ):
         pass
 

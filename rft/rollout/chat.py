@@ -20,12 +20,10 @@ from rft.types import Message
 class BaseChat:
     """A `rft.chat.Chat` that answers with the weights under the policy's adapter."""
 
-    def __init__(self, engine: Engine, template: ChatTemplate, *, name: str, max_total_tokens: int) -> None:
+    def __init__(self, engine: Engine, template: ChatTemplate, *, max_total_tokens: int) -> None:
         """Args:
-        name: of the base model.
         max_total_tokens: the engine's longest sequence, prompt and answer together.
         """
-        self.name = name
         self._engine = engine
         self._template = template
         self._max_total_tokens = max_total_tokens
@@ -58,7 +56,8 @@ class BaseChat:
         try:
             completion = await self._engine.generate(ids, sampling, adapter="base")
         except EngineError as error:
-            raise EvaluatorError("server", str(error)) from error
+            # No service that comes back: waiting for it would only hide that the run is over.
+            raise EvaluatorError("bug", str(error)) from error
         return Reply(
             self._template.text(completion.token_ids),
             tokens_in=len(ids),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 
@@ -250,8 +251,11 @@ def test_the_fingerprint_covers_model_rubric_and_prompt(fake_judge, monkeypatch)
     prints = [judge.fingerprint() for judge in variants]
     assert len(set(prints)) == len(prints)
     assert make(fake_judge).fingerprint() == prints[0]
-    monkeypatch.setattr(_judge_prompt, "__name__", "x")  # the module's text is read from its file
-    monkeypatch.setattr("inspect.getsource", lambda thing: "other words")
+    on_engine = [Judge(engine="base"), Judge(engine="base")]
+    on_engine[0].base_model = "some/model"
+    assert on_engine[0].fingerprint() != on_engine[1].fingerprint()
+    read = inspect.getsource
+    monkeypatch.setattr("inspect.getsource", lambda thing: read(thing) + "#" * (thing is _judge_prompt))
     assert make(fake_judge).fingerprint() != prints[0]
 
 

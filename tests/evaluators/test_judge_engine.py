@@ -29,9 +29,7 @@ async def test_the_embedded_engine_judges_while_it_rolls_out(engine, tiny_tokeni
     judge = Judge(engine="base", criteria=CRITERION, max_tokens=1500)
     whole = Weighted(good=judge)
     for one in wanting_base(whole):
-        one.base = BaseChat(
-            engine, ChatTemplate(tiny_tokenizer), name="tiny", max_total_tokens=engine.max_model_len
-        )
+        one.base = BaseChat(engine, ChatTemplate(tiny_tokenizer), max_total_tokens=engine.max_model_len)
     members = [
         Rollout(f"t/{n}", "t", TASK, (*TASK.messages, Message("assistant", f"{n}<|im_end|>")))
         for n in range(3)

@@ -29,7 +29,7 @@ class Watched(ScriptedEngine):
 
 def make(tokenizer, answer="fine", limit=1000):
     engine = Watched(tokenizer, lambda prompt, sampling: answer)
-    return BaseChat(engine, ChatTemplate(tokenizer), name="tiny", max_total_tokens=limit), engine
+    return BaseChat(engine, ChatTemplate(tokenizer), max_total_tokens=limit), engine
 
 
 async def test_it_asks_the_weights_without_the_adapter_and_counts_tokens(tiny_tokenizer):
@@ -77,7 +77,7 @@ async def test_what_does_not_fit_says_what_to_change(tiny_tokenizer):
     assert error.value.kind == "bug" and not engine.prompts
 
 
-async def test_a_dead_engine_is_the_instruments_failure(tiny_tokenizer, monkeypatch):
+async def test_a_dead_engine_is_a_failure_that_nobody_waits_to_heal(tiny_tokenizer, monkeypatch):
     chat, engine = make(tiny_tokenizer)
 
     async def dead(*_, **__):
@@ -86,7 +86,7 @@ async def test_a_dead_engine_is_the_instruments_failure(tiny_tokenizer, monkeypa
     monkeypatch.setattr(engine, "generate", dead)
     with pytest.raises(EvaluatorError, match="out of memory") as error:
         await chat.chat(ASK, max_tokens=5)
-    assert (error.value.kind, error.value.retryable) == ("server", False)
+    assert (error.value.kind, error.value.retryable) == ("bug", False)
 
 
 SCHEMA = {
@@ -99,7 +99,7 @@ SCHEMA = {
 
 @pytest.mark.engine
 async def test_the_real_engine_holds_the_schema_beside_rollouts(engine, tiny_tokenizer):
-    chat = BaseChat(engine, ChatTemplate(tiny_tokenizer), name="tiny", max_total_tokens=engine.max_model_len)
+    chat = BaseChat(engine, ChatTemplate(tiny_tokenizer), max_total_tokens=engine.max_model_len)
     free = Sampling(max_tokens=60, extra={"ignore_eos": True})
     replies, rollouts = await asyncio.gather(
         asyncio.gather(*(chat.chat(ASK, max_tokens=400, schema=SCHEMA) for _ in range(4))),
