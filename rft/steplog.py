@@ -88,8 +88,8 @@ def rollout_metrics(groups: Sequence[Group], seconds: float) -> dict[str, float]
     }
     if asked:
         metrics |= {
-            "eval/latency_p50_s": asked[len(asked) // 2],
-            "eval/latency_p95_s": asked[int(len(asked) * 0.95)],
+            "time/evaluation_p50_s": asked[len(asked) // 2],
+            "time/evaluation_p95_s": asked[int(len(asked) * 0.95)],
         }
     kinds = Counter(score.failure.kind for score in scores if score.failure is not None)
     metrics |= {f"fail/{kind}": count for kind, count in kinds.items()}

@@ -47,8 +47,8 @@ def test_rollouts_are_counted_by_what_became_of_them():
         "eval/failed": 1,
         "eval/cached": 0,
         "eval/retries": 0,
-        "eval/latency_p50_s": 0.0,
-        "eval/latency_p95_s": 0.0,
+        "time/evaluation_p50_s": 0.0,
+        "time/evaluation_p95_s": 0.0,
         "fail/server": 1,
         "reward/part/form": 0.5,
     }
@@ -59,7 +59,7 @@ def test_verdicts_that_were_known_already_say_nothing_of_how_long_one_takes():
     known = [(Score(0.5, latency_s=0.0, attempts=0, cached=True), 3, "eos")] * 80
     metrics = rollout_metrics([group(*asked, *known)], seconds=1.0)
     assert (metrics["eval/cached"], metrics["eval/retries"]) == (80, 10)
-    assert (metrics["eval/latency_p50_s"], metrics["eval/latency_p95_s"]) == (10.0, 19.0)
+    assert (metrics["time/evaluation_p50_s"], metrics["time/evaluation_p95_s"]) == (10.0, 19.0)
 
 
 def test_every_number_of_a_step_is_explained_and_finite():

@@ -125,7 +125,8 @@ def numbers(run: RunFolder) -> list[dict[str, Any]]:
         {
             name: value
             for name, value in step.items()
-            if not name.startswith(("time/", "memory/")) and name != "rollout/tokens_per_s"
+            # Whether a rollout finds the verdict of an identical one is a matter of time too.
+            if not name.startswith(("time/", "memory/", "rollout/tokens_per_s", "eval/cached"))
         }
         for step in run.metrics()
     ]

@@ -87,8 +87,8 @@ METRICS = (
     Metric("fail/<kind>", "rollouts", "failed evaluations of one kind (timeout, rate_limited, bug, ...)"),
     Metric("eval/cached", "rollouts", "evaluations that an identical rollout had already"),
     Metric("eval/retries", "calls", "attempts that had to be repeated"),
-    Metric("eval/latency_p50_s", "s", "half of the evaluations took less; cached ones left out"),
-    Metric("eval/latency_p95_s", "s", "one evaluation in twenty took longer"),
+    Metric("time/evaluation_p50_s", "s", "half of the evaluations took less; cached ones left out"),
+    Metric("time/evaluation_p95_s", "s", "one evaluation in twenty took longer"),
     Metric("cost/usd", "USD", "what evaluations have cost so far"),
     Metric(
         "failing/rate",
