@@ -92,9 +92,11 @@ class Evaluator:
 
     def golden(self) -> list[Case]:
         """Its golden cases, read from their file if they are in one. Raises DataError."""
-        if isinstance(self.cases, str):
-            return load_cases(Path(inspect.getfile(self._code())).parent / self.cases)
-        return list(self.cases)
+        return load_cases(self.cases_path()) if isinstance(self.cases, str) else list(self.cases)
+
+    def cases_path(self) -> Path:
+        """Where the file of its golden cases is. Raises TypeError or OSError when its own code is in no file."""
+        return Path(inspect.getfile(self._code())).parent / str(self.cases)
 
     def _code(self) -> Any:
         """The class or function that its author wrote."""

@@ -102,4 +102,6 @@ def _expectation(raw: Any) -> Expect:
     if len(pair) != 2 or not all(isinstance(end, int | float) for end in pair):
         raise ValueError(f'expect must be a number, [low, high], "unscored" or "ranked", got {raw!r}')
     low, high = map(float, pair)
+    if not low <= high:
+        raise ValueError(f"expect must be [low, high], got {raw!r}")
     return (low, high) if isinstance(raw, list | tuple) else low

@@ -30,9 +30,9 @@ def case_rollouts(case: Case, name: str) -> list[Rollout]:
 
 
 def with_options(evaluator: Evaluator, options: Mapping[str, Any]) -> Evaluator:
-    """A twin with these options instead of its own.
+    """A twin with these options instead of its own; options that have no default stay as they are.
 
-    One that cannot be made without options (where is its service?) keeps its own, with these laid over them.
+    Without any, one that cannot be made without options (where is its service?) is meant as it is.
     Raises ValueError (pydantic's) or TypeError for options that do not fit.
     """
     if isinstance(evaluator, FunctionEvaluator):
@@ -44,12 +44,13 @@ def with_options(evaluator: Evaluator, options: Mapping[str, Any]) -> Evaluator:
         if options:
             raise TypeError("a composite's golden cases cannot bring options of their own")
         return evaluator
-    fields = kind.Config.model_fields
     kept = {
-        fields[name].alias or name: getattr(evaluator.config, name)
-        for name in (evaluator.config.model_fields_set if evaluator.config is not None else ())
-        if any(field.is_required() for field in fields.values())
+        field.alias or name: getattr(evaluator.config, name)
+        for name, field in kind.Config.model_fields.items()
+        if field.is_required()
     }
+    if kept and not options:
+        return evaluator
     return kind(**{**kept, **options})
 
 

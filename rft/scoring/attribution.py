@@ -13,6 +13,7 @@ they are stored with the rollouts.
 
 from __future__ import annotations
 
+import os
 import sysconfig
 import traceback
 from pathlib import Path
@@ -23,7 +24,7 @@ from rft.types import FailureKind, Score
 
 _NEVER_HEALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _HTTPX_MISUSE = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "CookieConflict", "StreamError")
-_OURS = (str(Path(__file__).parent), str(Path(__file__).parents[1] / "evaluator"))
+_OURS = (str(Path(__file__).parent), os.path.join(Path(__file__).parents[1], "evaluator", ""))
 _LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 
 

@@ -68,8 +68,8 @@ class ScoringRunner:
         if whole is not None:
             whole.inner.append(self)
             on_event, cache = on_event or whole._on_event, cache or whole._cache
-        self._on_event = on_event or (lambda name, fields: None)
-        self._cache = cache
+        self._on_event: OnEvent = on_event or (lambda name, fields: None)
+        self._cache: ScoreCache | None = cache
         self._driver = Driver(evaluator, self._on_event, max_usd)
         self._calls = Calls(evaluator)
         self._batcher = None
