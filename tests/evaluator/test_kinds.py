@@ -1,4 +1,4 @@
-"""Batch, group and pairwise evaluators as their authors see them; what runs them is tested in tests/scoring."""
+"""Batch, group and pairwise evaluators as their authors see them."""
 
 from __future__ import annotations
 
