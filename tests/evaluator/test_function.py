@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from rft.evaluator import (
+    Evaluator,
     Limits,
     evaluator,
 )
