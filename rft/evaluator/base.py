@@ -95,7 +95,7 @@ class Evaluator:
         return load_cases(self.cases_path()) if isinstance(self.cases, str) else list(self.cases)
 
     def cases_path(self) -> Path:
-        """Where the file of its golden cases is. Raises TypeError or OSError when its own code is in no file."""
+        """Where the file of its golden cases is. Raises TypeError or OSError if its code is in no file."""
         return Path(inspect.getfile(self._code())).parent / str(self.cases)
 
     def _code(self) -> Any:
