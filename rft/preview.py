@@ -1,0 +1,208 @@
+"""What an evaluator would do to a model: its verdict on each answer, and where training would push it.
+
+The advantages are those of training: who is left out is decided by `rft.learn.batch`, credit by
+`rft.learn.advantage`, and nothing is computed a second way. Both need torch; without it scores and reasons
+are shown and advantages are not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rft.errors import UserError
+from rft.evaluator import Evaluator
+from rft.recipe.schema import AlgorithmSpec, Recipe, RolloutSpec
+from rft.scoring.groups import score_groups
+from rft.types import Group, Rollout, Score
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Push = Literal["up", "down", "none", "masked", "unknown"]
+"""Where training moves an answer's probability. none: its score is its group's mean, as when all are equal.
+masked: it is left out. unknown: torch is not installed."""
+
+NO_TORCH = (
+    "Advantages are not shown: training's own code computes them, and it needs torch "
+    "(pip install 'rft-loop[cpu]', or [gpu])."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer under one evaluator.
+
+    >>> from rft import Message, Task
+    >>> ask = Task("t", (Message("user", "2+2?"),))
+    >>> Row(Rollout("t/0", "t", ask, ask.messages), Score(1.0), 0.7).push
+    'up'
+    """
+
+    rollout: Rollout
+    score: Score
+    advantage: float | None
+    """None when it is left out of training, or unknown."""
+    masked: str | None = None
+    """Why it is left out."""
+
+    @property
+    def push(self) -> Push:
+        """Where training moves it."""
+        if self.masked is not None:
+            return "masked"
+        if self.advantage is None:
+            return "unknown"
+        return "up" if self.advantage > 0 else "down" if self.advantage < 0 else "none"
+
+
+class _Shown:
+    """Shows itself in a notebook as HTML and anywhere else as text."""
+
+    def _repr_html_(self) -> str:
+        from rft.preview_html import page
+
+        return page(self)
+
+    def __rich__(self) -> RenderableType:
+        from rft.preview_text import lines
+
+        return lines(self)
+
+    def __repr__(self) -> str:
+        from rft.preview_text import as_text
+
+        return as_text(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Preview(_Shown):
+    """An evaluator's verdicts on groups of answers."""
+
+    evaluator: str
+    groups: Sequence[Sequence[Row]]
+    """By prompt."""
+    note: str | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them, group by group."""
+        return [row for group in self.groups for row in group]
+
+
+@dataclass(frozen=True, repr=False)
+class Diff(_Shown):
+    """Two verdicts on the same answers, and those whose push changes."""
+
+    old: Preview
+    new: Preview
+
+    @property
+    def changed(self) -> list[tuple[Row, Row]]:
+        """Pairs (old, new) of the answers that would be pushed another way, or masked, or no longer."""
+        return [pair for pair in self._pairs() if pair[0].push != pair[1].push]
+
+    @property
+    def rescored(self) -> int:
+        """Answers with another score, whichever way they are pushed."""
+        return sum(before.score.value != after.score.value for before, after in self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[Row, Row]]:
+        return zip(self.old.rows, self.new.rows, strict=True)
+
+
+def preview(
+    evaluator: Evaluator | Callable[..., Any], rollouts: Sequence[Rollout], *, recipe: Recipe | None = None
+) -> Preview:
+    """Scores rollouts and says what training would do with each.
+
+    Args:
+        evaluator: an evaluator, or a plain function whose arguments are injected by name.
+        rollouts: answers, several to a prompt; those of one prompt share their `group_id`.
+        recipe: whose settings decide (`algorithm.scale_rewards`, `rollout.truncated`, `rollout.min_valid`);
+            the defaults when left out.
+
+    Raises UserError for an evaluator that cannot be run.
+    """
+    if not rollouts:
+        raise UserError("there are no rollouts to score; `sample` makes some, `load_rollouts` reads a run's")
+    name = getattr(evaluator, "name", "") or getattr(evaluator, "__name__", type(evaluator).__name__)
+    return weighed(name, score_groups(evaluator, rollouts), recipe)
+
+
+def diff(
+    old: Evaluator | Callable[..., Any],
+    new: Evaluator | Callable[..., Any],
+    rollouts: Sequence[Rollout],
+    *,
+    recipe: Recipe | None = None,
+) -> Diff:
+    """What changes for these rollouts when `new` takes the place of `old`. Arguments as for `preview`."""
+    return Diff(preview(old, rollouts, recipe=recipe), preview(new, rollouts, recipe=recipe))
+
+
+def weighed(evaluator: str, groups: Sequence[Group], recipe: Recipe | None = None) -> Preview:
+    """Scored groups with the advantages that training would give their members."""
+    sampling = recipe.rollout if recipe else RolloutSpec()
+    algorithm = recipe.algorithm if recipe else AlgorithmSpec()
+    if importlib.util.find_spec("torch") is None:
+        rows = [
+            [Row(r, s, None, _unscored(s)) for r, s in zip(group.rollouts, group.scores, strict=True)]
+            for group in groups
+        ]
+        return Preview(evaluator, rows, NO_TORCH)
+    found = advantages(
+        groups,
+        scale=algorithm.scale_rewards,
+        mask_truncated=sampling.truncated == "mask",
+        min_valid=sampling.min_valid,
+    )
+    rows = [
+        [
+            Row(
+                rollout,
+                score,
+                advantage,
+                None if advantage is not None else _left_out(rollout, score, sampling),
+            )
+            for rollout, score, advantage in zip(group.rollouts, group.scores, found_G, strict=True)
+        ]
+        for group, found_G in zip(groups, found, strict=True)
+    ]
+    return Preview(evaluator, rows)
+
+
+def advantages(
+    groups: Sequence[Group],
+    *,
+    scale: Literal["group", "batch", "none"],
+    mask_truncated: bool,
+    min_valid: float,
+) -> list[list[float | None]]:
+    """What training would give each member if these groups were one step's batch; None for one left out."""
+    import torch
+
+    from rft.learn.advantage import group_advantages
+    from rft.learn.batch import kept_members
+
+    members = [kept_members(group, mask_truncated, min_valid) for group in groups]
+    used = [kept for kept in members if kept]
+    rewards_S = torch.tensor([reward for kept in used for _, reward in kept], dtype=torch.float32)
+    group_S = torch.tensor([number for number, kept in enumerate(used) for _ in kept], dtype=torch.long)
+    values = iter(group_advantages(rewards_S, group_S, scale).tolist())
+    by_member = {id(rollout): next(values) for kept in used for rollout, _ in kept}
+    return [[by_member.get(id(rollout)) for rollout in group.rollouts] for group in groups]
+
+
+def _unscored(score: Score) -> str | None:
+    return None if score.ok else score.explain()
+
+
+def _left_out(rollout: Rollout, score: Score, sampling: RolloutSpec) -> str:
+    if not score.ok:
+        return score.explain()
+    if rollout.truncated and sampling.truncated == "mask":
+        return "cut by a limit (rollout.truncated: mask)"
+    return "too few answers of its group are left to compare it with"
