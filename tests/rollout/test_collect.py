@@ -207,6 +207,40 @@ def test_settling_sees_whole_groups():
     assert [score.status for score in groups[0].scores] == ["skipped", "skipped"]
 
 
+def test_a_group_is_settled_as_soon_as_it_is_complete():
+    settled: list[str] = []
+    done = asyncio.Event()
+
+    async def score(rollout: Rollout) -> Score:
+        if rollout.id == "1-slow/1":  # the last member of the other group waits for the first group
+            await done.wait()
+        return Score(0.5)
+
+    async def settle(rollouts: Any, scores: Any) -> list[Score]:
+        settled.append(rollouts[0].group_id)
+        done.set()
+        return list(scores)
+
+    groups = gather(
+        make(ScriptedEngine(TOKENIZER, lambda *_: "x")), tasks("quick", "slow"), score, settle=settle
+    )
+    assert settled == ["0-quick", "1-slow"]
+    assert [group.id for group in groups] == ["0-quick", "1-slow"]
+
+
+def test_a_group_is_settled_with_the_members_that_failed():
+    class Fragile(OneQuestion):
+        async def reset(self, task: Task, *, seed: int) -> Observation:
+            raise EnvironmentFailure("no sandbox")
+
+    async def settle(rollouts: Any, scores: Any) -> list[Score]:
+        assert [score.failure.kind for score in scores] == ["sandbox", "sandbox"]
+        return list(scores)
+
+    (group,) = gather(make(ScriptedEngine(TOKENIZER, lambda *_: "x"), Fragile), tasks("a"), settle=settle)
+    assert group.valid == [False, False]
+
+
 def test_a_step_given_up_while_it_waits_for_the_hold_lets_the_engine_go():
     entered, may_enter, released = threading.Event(), threading.Event(), threading.Event()
 

@@ -16,7 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from rft import Evaluator, EvaluatorError, Limits, Score, evaluator
+from rft import (
+    BatchEvaluator,
+    Evaluator,
+    EvaluatorError,
+    GroupEvaluator,
+    Limits,
+    PairwiseEvaluator,
+    Score,
+    evaluator,
+)
+from rft import score as score_of
 from rft.errors import UserError
 from rft.scoring.runner import ScoringRunner
 from rft.types import Message, Rollout, Task
@@ -234,6 +244,52 @@ def test_a_close_that_fails_there_is_told_and_loses_nothing():
     assert got.value == 1.0
     assert [name for name, _ in events] == ["evaluator_close_failed"]
     assert "KeyError: 'session'" in events[0][1]
+
+
+def test_a_worker_that_cannot_be_replaced_fails_what_needs_it(tmp_path):
+    class Judge(Evaluator):
+        execution = "process"
+        limits = QUICK
+
+        def setup(self):
+            if (tmp_path / "gone").exists():
+                raise EvaluatorError("sandbox", "no licence is left")
+
+        def evaluate(self, rollout):
+            (tmp_path / "gone").touch()
+            os._exit(1)
+
+    first, second = one_after_another(Judge(), "", "")
+    assert first.failure.detail == "the worker process ended by itself with exit code 1"
+    assert (second.failure.kind, second.failure.detail) == ("sandbox", "no licence is left")
+
+
+@pytest.mark.parametrize("kind", [BatchEvaluator, GroupEvaluator, PairwiseEvaluator])
+def test_calls_about_several_rollouts_run_there_too(kind):
+    class Judge(kind):
+        execution = "process"
+        batch_size = 2
+
+        def evaluate_batch(self, rollouts):
+            return [{"score": len(r.text) / 4, "away": os.getpid() != here} for r in rollouts]
+
+        evaluate_group = evaluate_batch
+
+        def compare(self, first, second):
+            return (len(first.text) > len(second.text)) * (os.getpid() != here)
+
+    if kind is PairwiseEvaluator:
+        del Judge.evaluate_group
+    here = os.getpid()
+    got = score_of(Judge(), prompt="?", completions=["four", ""])
+    assert [s.value for s in got] == [1.0, 0.0]
+
+
+def test_there_are_no_more_workers_than_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    judge = Works()
+    judge.limits = Limits(concurrency=64)
+    assert len({s.metrics["pid"] for s in score(judge, *["pid"] * 4)}) == 1
 
 
 def test_what_cannot_be_sent_is_refused_before_anything_runs():
