@@ -13,9 +13,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-import httpx
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from rft.chat import Chat, Reply
 from rft.errors import EvaluatorError, UserError
@@ -69,10 +69,23 @@ class JudgeConfig(BaseModel):
     """For one verdict."""
     max_chars: int = Field(16_000, gt=1)
     """Of each text shown to the judge; a longer one loses its middle."""
-    usd_per_million_in: float = Field(0.0, ge=0, allow_inf_nan=False)
-    usd_per_million_out: float = Field(0.0, ge=0, allow_inf_nan=False)
     body: dict[str, Any] = {}
     """Further keys of the request to `url`; null leaves one out that would be sent."""
+    # What changes no score stays out of the dump that makes the fingerprint.
+    usd_per_million_in: float = Field(0.0, ge=0, allow_inf_nan=False, exclude=True)
+    usd_per_million_out: float = Field(0.0, ge=0, allow_inf_nan=False, exclude=True)
+    limits: Limits | None = Field(None, exclude=True)
+    """How hard the judge may be driven; unset, 32 verdicts at a time (16 on the engine)."""
+
+    @field_validator("url")
+    @classmethod
+    def _plain_url(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://unset")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a whole address, like https://api.example/v1")
+        if parts.username or parts.password or parts.query:
+            raise UserError("url holds more than an address; a key goes into api_key: env:VARIABLE")
+        return url
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
@@ -99,7 +112,6 @@ class Judging(Evaluator):
     """The part of a judge that asks. Subclasses say what, and make scores of the verdicts."""
 
     Config = JudgeConfig
-    limits = _ON_ENDPOINT
     job: str
     """The first paragraph of what the judge is told."""
     form: str
@@ -112,11 +124,8 @@ class Judging(Evaluator):
         self.base: Chat | None = None
         if self.config.reference == "required":
             self.requires = frozenset({"reference"})
-        if self.wants_base:
-            self.limits = _ON_ENGINE
-            self.origin = "engine: base"
-        else:
-            self.origin = httpx.URL(self.config.url).netloc.decode()
+        self.limits = self.config.limits or (_ON_ENGINE if self.wants_base else _ON_ENDPOINT)
+        self.origin = "engine: base" if self.wants_base else urlsplit(self.config.url).netloc
         self._chat: Chat | None = None
 
     @property
@@ -176,7 +185,7 @@ class Judging(Evaluator):
             schema=schema,
         )
         cost = self._cost(reply)
-        return _read(reply, schema, cost, self.config.max_tokens), cost
+        return read_verdict(reply, schema, cost, self.config.max_tokens), cost
 
     def weighed(self, parts: Mapping[str, Score]) -> float:
         """The weighted mean of the criteria's scores: sum of w_i * v_i over sum of w_i."""
@@ -206,7 +215,8 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(reply: Reply, schema: Mapping[str, Any], cost: Cost, max_tokens: int) -> dict[str, Any]:
+def read_verdict(reply: Reply, schema: Mapping[str, Any], cost: Cost, max_tokens: int) -> dict[str, Any]:
+    """The verdict in a reply, held to its schema. Raises UnreadableVerdict."""
     # Imported only here, so that `import rft.evaluators` stays quick.
     from jsonschema import Draft202012Validator
 
@@ -223,4 +233,6 @@ def _read(reply: Reply, schema: Mapping[str, Any], cost: Cost, max_tokens: int) 
     error = next(Draft202012Validator(schema).iter_errors(verdict), None)
     if error is not None:
         raise UnreadableVerdict(f"the verdict breaks its form ({error.message[:_QUOTED]}); {shown}", cost)
-    return dict(verdict)
+    # An escaped half of a surrogate pair is JSON, and no text that could be stored.
+    whole = json.dumps(verdict, ensure_ascii=False).encode("utf-8", "replace")
+    return dict(json.loads(whole))
