@@ -1,14 +1,17 @@
 """A language model judges each answer against a rubric, one criterion after the other.
 
-evaluator:
-  use: judge
-  with:
-    url: https://judge.example.com/v1
-    model: some-model
-    api_key: env:JUDGE_KEY
-    criteria:
-      correct: {text: "The fee named is the one in the reference.", weight: 3}
-      tone: "Polite, and at most two sentences."
+    evaluator:
+      use: judge
+      with:
+        url: https://judge.example.com/v1
+        model: some-model
+        api_key: env:JUDGE_KEY
+        criteria:
+          correct: {text: "The fee named is the one in the reference.", weight: 3}
+          tone: "Polite, and at most two sentences."
+
+`engine: base` instead of url, model and api_key lets the weights judge that an adapter is trained on, on the
+training engine itself: nothing to pay, nothing to set up, and a judge as weak as the model was at the start.
 """
 
 from __future__ import annotations

@@ -265,6 +265,7 @@ def test_the_fingerprint_covers_model_rubric_and_prompt(fake_judge, monkeypatch)
         ({}, "name the judge"),
         ({"url": "http://x/v1"}, "name the judge"),
         ({"engine": "base", "model": "m"}, "leave out url"),
+        ({"url": "x/v1", "model": "m"}, "whole address"),
         ({"url": "http://x/v1", "model": "m", "scale": (5, 1)}, "scale must rise"),
         ({"url": "http://x/v1", "model": "m", "criteria": {}}, "at least 1"),
         ({"url": "http://x/v1", "model": "m", "criteria": {"a b": "x"}}, "pattern"),
@@ -278,6 +279,31 @@ def test_the_fingerprint_covers_model_rubric_and_prompt(fake_judge, monkeypatch)
 def test_wrong_options_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         Judge(**options)
+
+
+def test_a_key_in_the_address_is_refused_without_being_shown():
+    for url in ("https://me:sk-secret@api.example/v1", "https://api.example/v1?key=sk-secret"):
+        with pytest.raises(UserError, match="a key goes into api_key") as error:
+            Judge(url=url, model="m")
+        assert "sk-secret" not in str(error.value)
+
+
+def test_prices_and_limits_are_options_and_change_no_fingerprint(fake_judge):
+    dear = make(fake_judge, usd_per_million_in=3, limits={"concurrency": 2, "max_usd": 5})
+    assert (dear.limits.concurrency, dear.limits.max_usd) == (2, 5)
+    assert make(fake_judge).limits.concurrency == 32 and Judge(engine="base").limits.concurrency == 16
+    assert dear.fingerprint() == make(fake_judge).fingerprint()
+
+
+def test_judges_of_one_host_share_its_slots(fake_judge):
+    assert make(fake_judge).origin == make(fake_judge, model="other").origin == fake_judge.url[7:-3]
+    assert Judge(engine="base").origin == "engine: base"
+
+
+def test_a_reason_with_half_a_character_can_be_stored(fake_judge):
+    fake_judge.script = lambda body: marks(right=5, brief=5).replace("right is so", "\\ud83d")
+    got = score(make(fake_judge), prompt="2+2?", completion="4")
+    assert got.value == 1.0 and got.reason.encode()
 
 
 def test_the_engine_as_judge_is_refused_where_there_is_none():
