@@ -13,7 +13,7 @@ from typing import Any
 from rft import background
 from rft.check.bench import Label, Plan
 from rft.data.source import load_tasks
-from rft.recipe.load import list_recipes, load_recipe
+from rft.recipe.load import list_recipes
 from rft.recipe.schema import Recipe, SourceSpec
 from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet
@@ -71,7 +71,7 @@ def gather(
         from rft.replay import stored_groups
 
         run = RunFolder.open(rollouts, output_dir)
-        groups = stored_groups(run, load_recipe(run.recipe_path))
+        groups = stored_groups(run)
         # Those without a turn were never finished.
         answers = [one for group in groups for one in group.rollouts if one.turns][-_MOST_ROLLOUTS:]
         whose = f"run {run.id}"

@@ -145,49 +145,39 @@ def diff(
 
 def weighed(evaluator: str, groups: Sequence[Group], recipe: Recipe | None = None) -> Preview:
     """Scored groups with the advantages that training would give their members."""
-    sampling = recipe.rollout if recipe else RolloutSpec()
-    algorithm = recipe.algorithm if recipe else AlgorithmSpec()
     if importlib.util.find_spec("torch") is None:
         rows = [
-            [Row(r, s, None, _unscored(s)) for r, s in zip(group.rollouts, group.scores, strict=True)]
+            [
+                Row(r, s, None, None if s.ok else s.explain())
+                for r, s in zip(group.rollouts, group.scores, strict=True)
+            ]
             for group in groups
         ]
         return Preview(evaluator, rows, NO_TORCH)
-    found = advantages(
-        groups,
-        scale=algorithm.scale_rewards,
-        mask_truncated=sampling.truncated == "mask",
-        min_valid=sampling.min_valid,
-    )
+    sampling = recipe.rollout if recipe else RolloutSpec()
     rows = [
         [
-            Row(
-                rollout,
-                score,
-                advantage,
-                None if advantage is not None else _left_out(rollout, score, sampling),
-            )
-            for rollout, score, advantage in zip(group.rollouts, group.scores, found_G, strict=True)
+            Row(rollout, score, advantage, _left_out(rollout, score, sampling) if advantage is None else None)
+            for rollout, score, advantage in zip(group.rollouts, group.scores, advantages_G, strict=True)
         ]
-        for group, found_G in zip(groups, found, strict=True)
+        for group, advantages_G in zip(groups, advantages(groups, recipe), strict=True)
     ]
     return Preview(evaluator, rows)
 
 
-def advantages(
-    groups: Sequence[Group],
-    *,
-    scale: Literal["group", "batch", "none"],
-    mask_truncated: bool,
-    min_valid: float,
-) -> list[list[float | None]]:
-    """What training would give each member if these groups were one step's batch; None for one left out."""
+def advantages(groups: Sequence[Group], recipe: Recipe | None = None) -> list[list[float | None]]:
+    """What training would give each member if these groups were one step's batch; None for one left out.
+
+    Needs torch.
+    """
     import torch
 
     from rft.learn.advantage import group_advantages
     from rft.learn.batch import kept_members
 
-    members = [kept_members(group, mask_truncated, min_valid) for group in groups]
+    sampling = recipe.rollout if recipe else RolloutSpec()
+    scale = (recipe.algorithm if recipe else AlgorithmSpec()).scale_rewards
+    members = [kept_members(group, sampling.truncated == "mask", sampling.min_valid) for group in groups]
     used = [kept for kept in members if kept]
     rewards_S = torch.tensor([reward for kept in used for _, reward in kept], dtype=torch.float32)
     group_S = torch.tensor([number for number, kept in enumerate(used) for _ in kept], dtype=torch.long)
@@ -196,8 +186,11 @@ def advantages(
     return [[by_member.get(id(rollout)) for rollout in group.rollouts] for group in groups]
 
 
-def _unscored(score: Score) -> str | None:
-    return None if score.ok else score.explain()
+def _without_advantages(group: Group) -> list[Row]:
+    return [
+        Row(rollout, score, None, None if score.ok else score.explain())
+        for rollout, score in zip(group.rollouts, group.scores, strict=True)
+    ]
 
 
 def _left_out(rollout: Rollout, score: Score, sampling: RolloutSpec) -> str:

@@ -7,8 +7,7 @@ an answer whose advantage changes its sign would have been pushed the other way.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -20,15 +19,15 @@ from rich.text import Text
 
 from rft import background
 from rft.check.findings import quoted
-from rft.data.source import load_tasks
 from rft.errors import DataError, RunError
 from rft.evaluator import Evaluator
+from rft.preview import advantages
 from rft.recipe.load import load_recipe
 from rft.recipe.schema import Recipe
 from rft.runs.folder import RunFolder
-from rft.runs.rollouts import read_rollouts
+from rft.runs.stored import read_groups
 from rft.scoring.runner import ScoringRunner
-from rft.types import FailureKind, Group, Message, Rollout, Score, Task, Turn
+from rft.types import Group, Rollout, Score
 
 _SHOWN = 20
 
@@ -113,7 +112,7 @@ def replay(run: RunFolder, evaluator: Evaluator, *, last_steps: int | None = Non
     Raises RunError for a run without rollouts, DataError when the stored tasks lack what the evaluator reads.
     """
     recipe = load_recipe(run.recipe_path)
-    old = stored_groups(run, recipe, last_steps=last_steps)
+    old = stored_groups(run, last_steps=last_steps)
     _require_fields(old, evaluator)
 
     async def rescored() -> list[Group]:
@@ -121,7 +120,7 @@ def replay(run: RunFolder, evaluator: Evaluator, *, last_steps: int | None = Non
             return [await _score_again(runner, group) for group in old]
 
     new = background.run(rescored())
-    was, now = ([one for step in _steps(groups) for one in advantages(step, recipe)] for groups in (old, new))
+    was, now = (_advantages(groups, recipe) for groups in (old, new))
     changes = [
         Change(
             rollout=rollout.id,
@@ -145,93 +144,24 @@ def replay(run: RunFolder, evaluator: Evaluator, *, last_steps: int | None = Non
     return Replay(str(run.path), evaluator.name, evaluator.fingerprint(), changes)
 
 
-def advantages(groups: Sequence[Group], recipe: Recipe) -> list[float | None]:
-    """What each rollout of one step would be pushed by; None for those left out of the update."""
-    # torch, which nothing else here needs
-    from rft.learn.advantage import group_advantages
-    from rft.learn.batch import to_batch
-
-    batch = to_batch(
-        groups, mask_truncated=recipe.rollout.truncated == "mask", min_valid=recipe.rollout.min_valid
-    )
-    pushed = group_advantages(batch.rewards_S, batch.group_S, recipe.algorithm.scale_rewards).tolist()
-    by_id = dict(zip([sequence.rollout_id for sequence in batch.sequences], pushed, strict=True))
-    return [by_id.get(rollout.id) for group in groups for rollout in group.rollouts]
-
-
-def stored_groups(run: RunFolder, recipe: Recipe, *, last_steps: int | None = None) -> list[Group]:
-    """A run's training groups with the scores they had. Task fields come from the recipe's data, by task id.
-
-    Raises RunError when there are none.
-    """
+def stored_groups(run: RunFolder, *, last_steps: int | None = None) -> list[Group]:
+    """A run's training groups with the scores they had. Raises RunError when there are none."""
     files = run.rollout_files()
-    rows = [row for path in files[-last_steps if last_steps else 0 :] for row in read_rollouts(path)]
-    if not rows:
+    groups = [
+        _of_step(int(path.stem.rpartition("-")[2]), group)
+        for path in files[-last_steps if last_steps else 0 :]
+        for group in read_groups(path)
+    ]
+    if not groups:
         raise RunError(f"run {run.id} has stored no training rollouts yet")
-    tasks = _tasks(recipe)
-    groups = []
-    for _, members in groupby(rows, key=lambda row: (row["step"], row["group_id"])):
-        stored = list(members)
-        rollouts = [_rollout(row, tasks.get(row["task_id"])) for row in stored]
-        groups.append(
-            Group(rollouts[0].group_id, rollouts[0].task, rollouts, [_score(row) for row in stored])
-        )
     return groups
 
 
-def _tasks(recipe: Recipe) -> Mapping[str, Task]:
-    """The recipe's tasks by id, as far as they can still be read."""
-    try:
-        return {task.id: task for task in load_tasks(recipe.data.train, seed=recipe.seed)}
-    except DataError:
-        return {}
-
-
-def _rollout(row: Mapping[str, Any], task: Task | None) -> Rollout:
-    messages = tuple(Message.from_dict(one) for one in json.loads(row["messages"]))
-    task = task or Task(row["task_id"], _prompt(row["prompt"]), json.loads(row["reference"]))
-    # A group's id is the same in every step; with the step before it, steps do not mix.
-    group_id = f"{row['step']}/{row['group_id']}"
-    return Rollout(
-        id=f"{row['step']}/{row['rollout_id']}",
-        group_id=group_id,
-        task=task,
-        messages=messages,
-        turns=_turns(row),
-        stop=row["stop"],
-        weight_version=row["weight_version"],
-        seed=row["seed"],
-    )
-
-
-def _prompt(stored: str) -> str | tuple[Message, ...]:
-    """A chat is stored as JSON, a plain prompt as it is."""
-    try:
-        return tuple(Message.from_dict(one) for one in json.loads(stored))
-    except (ValueError, TypeError, KeyError):
-        return stored
-
-
-def _turns(row: Mapping[str, Any]) -> tuple[Turn, ...]:
-    """Turns from the one sequence that is stored: what was shown, then what was sampled, again and again."""
-    turns = []
-    context: tuple[int, ...] = ()
-    triples = zip(row["token_ids"], row["sampled"], row["logprobs"], strict=True)
-    for sampled, members in groupby(triples, key=lambda one: one[1]):
-        tokens, _, logprobs = zip(*members, strict=True)
-        if sampled:
-            turns.append(Turn(context, tokens, logprobs, "stop"))
-            context = ()
-        else:
-            context = tokens
-    return tuple(turns)
-
-
-def _score(row: Mapping[str, Any]) -> Score:
-    if row["status"] == "failed":
-        kind: FailureKind = row["failure_kind"]
-        return Score.failed(kind, row["reason"] or "")
-    return Score(row["reward"], row["status"], row["reason"])
+def _of_step(step: int, group: Group) -> Group:
+    """A group's id is the same in every step; with the step before it, steps do not mix."""
+    group_id = f"{step}/{group.id}"
+    rollouts = [replace(one, id=f"{step}/{one.id}", group_id=group_id) for one in group.rollouts]
+    return replace(group, id=group_id, rollouts=rollouts)
 
 
 def _require_fields(groups: Sequence[Group], evaluator: Evaluator) -> None:
@@ -240,8 +170,8 @@ def _require_fields(groups: Sequence[Group], evaluator: Evaluator) -> None:
         lacking = sorted(name for name in evaluator.requires if have.get(name) is None)
         if lacking:
             raise DataError(
-                f"evaluator {evaluator.name} reads {lacking[0]!r}, which is neither stored for task "
-                f"{group.task.id} nor in the recipe's data any more"
+                f"evaluator {evaluator.name} reads {lacking[0]!r}, which the run's task {group.task.id} "
+                f"does not have; it has {', '.join(sorted(have))}"
             )
 
 
@@ -252,6 +182,11 @@ async def _score_again(runner: ScoringRunner, group: Group) -> Group:
 
     scores = await asyncio.gather(*map(one, group.rollouts, group.scores))
     return replace(group, scores=await runner.settle(group.rollouts, scores))
+
+
+def _advantages(groups: Sequence[Group], recipe: Recipe) -> list[float | None]:
+    """What each rollout would be pushed by; None for those left out of the update."""
+    return [value for step in _steps(groups) for values in advantages(step, recipe) for value in values]
 
 
 def _steps(groups: Sequence[Group]) -> list[list[Group]]:

@@ -74,7 +74,11 @@ def test_advantages_are_those_of_the_training_batch(scale, mask_truncated):
     wanted = dict(
         zip([one.rollout_id for one in batch.sequences], batch.advantages_N.tolist(), strict=True)
     )  # every rollout has one token
-    found = advantages(groups, scale=scale, mask_truncated=mask_truncated, min_valid=0.75)
+    truncated = "mask" if mask_truncated else "score"
+    found = advantages(
+        groups,
+        recipe(algorithm={"scale_rewards": scale}, rollout={"truncated": truncated, "min_valid": 0.75}),
+    )
     shown = {
         rollout.id: value
         for group, values in zip(groups, found, strict=True)
