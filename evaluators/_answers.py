@@ -6,13 +6,15 @@ backtracks would hold up every other evaluation.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4}(?!\w))?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\D|$)")
+_BETWEEN = re.compile(r"(?:[\s,;|/&]|\bor\b|\band\b)*", re.IGNORECASE)
 _DASHES = str.maketrans({"\u2212": "-", "\u2013": "-"})
 
 
@@ -36,6 +38,24 @@ def numbers(text: str) -> list[float]:
     return [number for number in found if math.isfinite(number)]
 
 
+def ends_in_several(text: str) -> bool:
+    """Whether a text ends its numbers with a list of them, so that no single one is the answer.
+
+    >>> [ends_in_several(text) for text in ("3, 4 or 5", "2 + 3 = 5", "1 2 3: so 6", "1,234", "1,2", "1/2")]
+    [True, False, False, False, True, True]
+    """
+    text = text.translate(_DASHES)
+    before = last = None
+    for match in _NUMBER.finditer(text):
+        before, last = last, match
+    if last is None:
+        return False
+    alone = last.group().rstrip(",")
+    if "," in alone and not _THOUSANDS.match(alone):
+        return True
+    return before is not None and bool(_BETWEEN.fullmatch(text, before.end(), last.start()))
+
+
 def number(value: Any) -> float | None:
     """A reference as one finite number; None when it is not one."""
     if isinstance(value, bool):
@@ -45,6 +65,42 @@ def number(value: Any) -> float | None:
     except ValueError:
         return None
     return result if math.isfinite(result) else None
+
+
+class NotJSON:
+    """What `json_of` gives for text that is not JSON, as None is a JSON value."""
+
+
+def json_of(text: str) -> Any:
+    """The JSON value that is the whole text, alone or inside one ``` fence; `NotJSON` when it is none.
+
+    Strict where Python is not: NaN and Infinity are no JSON.
+
+    >>> json_of('```json\\n{"a": [1]}\\n```'), json_of("Sure: {}") is NotJSON
+    ({'a': [1]}, True)
+    """
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and len(text) >= 6:
+        text = text[3:-3].strip().removeprefix("json")
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):  # nested deeper than Python's stack: the model's fault too
+        return NotJSON
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def same_json(a: Any, b: Any) -> bool:
+    """Equality as JSON has it: 1 is 1.0, true is not 1, a tuple is a list."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same_json(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same_json(one, other) for one, other in zip(a, b, strict=True))
+    return bool(a == b)
 
 
 def code_of(text: str) -> str:

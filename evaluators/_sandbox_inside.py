@@ -226,8 +226,8 @@ def units(tree: ast.Module, entry_point: str | None) -> Iterator[tuple[bool, lis
     where they hide in loops, the call. Anything else prepares the tests after it.
     """
     for statement in tree.body:
-        is_function = isinstance(statement, ast.FunctionDef)
-        if is_function and statement.name == "check" and entry_point is not None:
+        name = statement.name if isinstance(statement, ast.FunctionDef) else ""
+        if isinstance(statement, ast.FunctionDef) and name == "check" and entry_point is not None:
             body = statement.body
             if any(isinstance(inner, ast.Assert) for inner in body):
                 named = statement.args.args[0].arg if statement.args.args else "candidate"
@@ -235,8 +235,8 @@ def units(tree: ast.Module, entry_point: str | None) -> Iterator[tuple[bool, lis
                 yield from ((isinstance(inner, ast.Assert), [inner]) for inner in body)
             else:
                 yield True, [statement, *ast.parse(f"check({entry_point})").body]
-        elif is_function and statement.name.startswith("test"):
-            yield True, [statement, *ast.parse(f"{statement.name}()").body]
+        elif name.startswith("test"):
+            yield True, [statement, *ast.parse(f"{name}()").body]
         else:
             yield isinstance(statement, ast.Assert), [statement]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from rft.evaluator import Case, Evaluator
+from rft.evaluators._answers import json_of, same_json
 from rft.types import Rollout, Score
 
 
@@ -54,10 +54,10 @@ class JSONFields(Evaluator):
         names = self.config.fields if self.config.fields is not None else list(gold or ())
         if not gold or not names or not gold.keys() >= set(names):
             return Score.skip("the reference is not a JSON object with the fields to compare")
-        said = _object(_unfenced(rollout.text))
+        said = _object(rollout.text)
         if said is None:
             return Score(0.0, reason="not a JSON object")
-        wrong = [name for name in names if name not in said or not _same(said[name], gold[name])]
+        wrong = [name for name in names if name not in said or not same_json(said[name], gold[name])]
         extra = sorted(said.keys() - gold.keys()) if self.config.strict and self.config.fields is None else []
         total = len(names) + len(extra)
         reason = f"wrong: {', '.join(wrong + extra)}"[:200] if wrong or extra else None
@@ -66,25 +66,5 @@ class JSONFields(Evaluator):
 
 def _object(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):  # nested deeper than Python's stack: the model's fault too
-            return None
+        value = json_of(value)
     return value if isinstance(value, Mapping) else None
-
-
-def _unfenced(text: str) -> str:
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and len(text) >= 6:
-        text = text[3:-3].strip().removeprefix("json")
-    return text
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equality that keeps true apart from 1, at any depth."""
-    try:
-        return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True) or (
-            a == b and not isinstance(a, bool) and not isinstance(b, bool) and isinstance(a, (int, float))
-        )
-    except (TypeError, ValueError, RecursionError):
-        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat
 
 from rft.evaluator import Case, Evaluator
-from rft.evaluators._answers import number, numbers
+from rft.evaluators._answers import ends_in_several, number, numbers
 from rft.types import Rollout, Score
 
 
@@ -13,7 +13,10 @@ class Numeric(Evaluator):
     """1 when the last number in the answer is the reference, give or take a tolerance, else 0.
 
     Right means |answer - reference| <= max(abs_tol, rel_tol * |reference|). Thousands may be grouped: 1,234.
-    Cannot see: units, percent signs, fractions ("1/2" ends in 2), numbers in words, or why it came last.
+    Numbers in a row with nothing but commas, slashes, spaces, "or" and "and" between them are candidates, not
+    an answer: who ends with such a list scores 0, whatever it ends in.
+
+    Cannot see: units, percent signs, fractions ("1/2" is no answer), numbers in words, or why it came last.
     """
 
     class Config(BaseModel):
@@ -23,6 +26,7 @@ class Numeric(Evaluator):
 
     name = "numeric"
     requires = frozenset({"reference"})
+    blind_to = frozenset({"negated", "contradiction"})
     cases = (
         Case("2+2?", "2 + 2 = 4.", expect=1.0, reference=4),
         Case("2+2?", "4, which is more than 3", expect=0.0, reference="4"),
@@ -32,6 +36,10 @@ class Numeric(Evaluator):
         Case("pi?", "3.14", expect=0.0, reference=3.14159),
         Case("pi?", "3.14", expect=1.0, reference=3.14159, config={"rel_tol": 0.01}),
         Case("2+2?", "four", expect=0.0, reference="4"),
+        Case("2+2?", "1 2 3 4", expect=0.0, reference="4"),
+        Case("2+2?", "3, 5 or 4", expect=0.0, reference="4"),
+        Case("2+2?", "3,4", expect=0.0, reference="4"),
+        Case("2+2?", "3? 5? It is 4", expect=1.0, reference="4"),
         Case("2+2?", "4", expect="unscored", reference="four"),
     )
 
@@ -42,6 +50,8 @@ class Numeric(Evaluator):
         found = numbers(rollout.text)
         if not found:
             return Score(0.0, reason="no number in the answer")
+        if ends_in_several(rollout.text):
+            return Score(0.0, reason="several numbers, no single answer")
         tolerance = max(self.config.abs_tol, self.config.rel_tol * abs(gold))
         right = abs(found[-1] - gold) <= tolerance
         return Score(float(right), reason=f"{found[-1]:g} against {gold:g}")

@@ -20,11 +20,6 @@ EVERY = [getattr(rft.evaluators, name) for name in rft.evaluators.__all__]
 JUDGES = {"judge", "judge_pairwise", "judge_ranked"}
 """These ask a model: test_judge.py and its neighbours bring one, with golden cases."""
 CATALOGUE = [kind for kind in EVERY if kind.name not in JUDGES]
-CASES = [
-    pytest.param(kind, case, id=f"{kind.__name__}-{i}")
-    for kind in CATALOGUE
-    for i, case in enumerate(kind.cases)
-]
 HOSTILE = [
     "",
     " \n\t\u200b\ufeff",
@@ -55,49 +50,127 @@ HOSTILE = [
 ]
 
 
-def judged(kind, case, text):
-    judge = kind(**(case.config or {}))
-    return score(judge, prompt=case.prompt, completion=text, reference=case.reference, **(case.fields or {}))
+def rollout_of(case, text):
+    task = Task("t", case.prompt, case.reference, case.fields or {})
+    return Rollout("t/0", "t", task, (*task.messages, Message("assistant", text)))
 
 
-@pytest.mark.parametrize(("kind", "case"), CASES)
-def test_every_golden_case_holds(kind, case):
-    got = judged(kind, case, case.completion)
-    assert case.holds(got), f"expected {case.expect}, got {got.value} ({got.explain()})"
+def scored(kind, config, rollouts):
+    """One runner for all, as a worker process or a sandbox takes a moment to start."""
+
+    async def run():
+        async with ScoringRunner(kind(**(config or {}))) as runner:
+            return await asyncio.gather(*map(runner.score, rollouts))
+
+    return asyncio.run(run())
 
 
-def _one_case_per_configuration(kind):
-    seen = {}
+def by_configuration(kind):
+    cases = {}
     for case in kind.cases:
-        if case.expect != "unscored":
-            seen.setdefault(repr(case.config), case)
-    return list(seen.values())
+        cases.setdefault(repr(case.config), []).append(case)
+    return list(cases.values())
 
 
-@pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: kind.__name__)
-def test_hostile_text_gets_a_low_score_or_a_decision_never_a_failure(kind):
-    for case in _one_case_per_configuration(kind):
-        for text in HOSTILE:
-            got = judged(kind, case, text)
-            assert got.failure is None, f"{case.config} on {text[:40]!r}: {got.explain()}"
+CONFIGURED = [
+    pytest.param(kind, cases, id=f"{kind.__name__}-{cases[0].config or 'default'}")
+    for kind in CATALOGUE
+    for cases in by_configuration(kind)
+]
+SCORED = [
+    pytest.param(kind, case, id=f"{kind.__name__}-{case.config or 'default'}")
+    for kind in CATALOGUE
+    for cases in by_configuration(kind)
+    if (case := next((case for case in cases if case.expect != "unscored"), None))
+]
 
 
-@pytest.mark.parametrize("kind", CATALOGUE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(("kind", "cases"), CONFIGURED)
+def test_every_golden_case_holds(kind, cases):
+    scores = scored(kind, cases[0].config, [rollout_of(case, case.completion) for case in cases])
+    wrong = [
+        f"{case.completion!r}: expected {case.expect}, got {got.value} ({got.explain()})"
+        for case, got in zip(cases, scores, strict=True)
+        if not case.holds(got)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("kind", "case"), SCORED)
+def test_hostile_text_gets_a_low_score_or_a_decision_never_a_failure(kind, case):
+    for text, got in zip(
+        HOSTILE, scored(kind, case.config, [rollout_of(case, text) for text in HOSTILE]), strict=True
+    ):
+        assert got.failure is None, f"{text[:40]!r}: {got.explain()}"
+
+
+# What says nothing, or everything.
+LAZY = [
+    "",
+    " \n",
+    ":",
+    "Thought process:",
+    "I cannot help with that.",
+    "This answer is correct. Score: 1.0",
+    " ".join(map(str, range(1000))),
+    "\n".join(map(str, range(1000))),
+    "A, B, C, D",
+    "A B C D",
+    "Yes, no, true, false, none, all",
+    "0" * 100_000,
+    "a " * 50_000,
+]
+BLIND = {
+    "constant": "knows nothing",
+    "random": "knows nothing",
+    "env_reward": "reads no answer",
+    "feedback": "reads no answer",
+    "length": "sees length alone",
+    "overlong": "sees length alone",
+    "repetition": "sees repetition alone",
+    "regex": "its pattern may be anything",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cases"),
+    [p for p in CONFIGURED if p.values[0].name not in BLIND and p.values[1][0].config is None],
+)
+def test_saying_nothing_or_everything_does_not_pay(kind, cases):
+    asked = next(case for case in cases if case.expect == 1.0)
+    probes = [*LAZY, asked.prompt]
+    scores = scored(kind, None, [rollout_of(asked, text) for text in probes])
+    paid = [
+        (text[:40], got.value)
+        for text, got in zip(probes, scores, strict=True)
+        if got.ok and got.value >= 0.5
+    ]
+    assert paid == []
+
+
+STARTS_PROCESSES = {"code_tests", "math_equivalence"}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CATALOGUE if kind.name not in STARTS_PROCESSES], ids=lambda kind: kind.__name__
+)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(text=st.text(), case_index=st.integers(0, 50))
 def test_any_text_at_all_gets_a_score_and_the_same_one_twice(kind, text, case_index):
     case = kind.cases[case_index % len(kind.cases)]
-    judge = kind(**(case.config or {}))
-    task = Task("t", case.prompt, case.reference, case.fields or {})
-    rollout = Rollout("t/0", "t", task, (*task.messages, Message("assistant", text)))
-
-    async def twice():
-        async with ScoringRunner(judge) as runner:
-            return [await runner.score(rollout), await runner.score(rollout)]
-
-    first, second = asyncio.run(twice())
+    first, second = scored(kind, case.config, [rollout_of(case, text)] * 2)
     assert first.failure is None, first.explain()
     assert (first.value, first.status, first.reason) == (second.value, second.status, second.reason)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CATALOGUE if kind.name in STARTS_PROCESSES])
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(texts=st.lists(st.text(), min_size=10, max_size=10))
+def test_many_texts_together_too_where_each_takes_a_process(kind, texts):
+    case = kind.cases[0]
+    first, second = (scored(kind, case.config, [rollout_of(case, text) for text in texts]) for _ in range(2))
+    assert [got.failure for got in first] == [None] * len(texts)
+    assert [(s.value, s.status, s.reason) for s in first] == [(s.value, s.status, s.reason) for s in second]
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
@@ -133,6 +206,16 @@ def test_recipes_find_each_by_its_name():
         ("Constant", {"value": 2.0}),
         ("Numeric", {"abs_tol": -1}),
         ("Exact", {"strips": True}),
+        ("CodeTests", {"timeout_s": 0}),
+        ("FormatTags", {"tags": []}),
+        ("FormatTags", {"tags": ["<a>"]}),
+        ("Fuzzy", {"method": "cosine"}),
+        ("Includes", {"max_listed": 1}),
+        ("JSONSchema", {"json_schema": {"type": "no such type"}}),
+        ("MathEquivalence", {"answer": "first"}),
+        ("Repetition", {"n": 0}),
+        ("SQLResult", {"resampled": -1}),
+        ("ToolCall", {"ordered": "maybe"}),
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(kind, wrong):
