@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from rft import Case, Evaluator, EvaluatorError, Limits, Score, evaluator, score
-from rft.scoring.compose import Part, Weighted
+from rft.scoring.compose import NormalizeThenSum, Part, Product, Weighted
 from rft.scoring.runner import ScoringRunner
 from rft.types import Cost, Message, Rollout, Task
 
@@ -106,7 +106,7 @@ def test_a_part_that_one_member_lacks_is_left_out_for_the_whole_group():
     assert [s.value for s in settled] == [1.0, 0.5, 0.8]  # only "correct" is comparable
     assert settled[0].reason == "correct 1, tone left out"
     assert settled[0].evaluator == "Weighted"
-    assert settle(judge, group[:2]) == group[:2]
+    assert [s.value for s in settle(judge, group[:2])] == [s.value for s in group[:2]]
 
 
 def test_a_masked_member_does_not_decide_what_the_others_lose():
@@ -115,7 +115,9 @@ def test_a_masked_member_does_not_decide_what_the_others_lose():
     masked = Score.failed("server", "correct: 503").stamped(
         parts={"correct": Score.failed("server", "503"), "tone": Score.failed("timeout", "slow")}
     )
-    assert settle(judge, [whole, masked]) == [whole, masked]
+    got = settle(judge, [whole, masked])
+    assert (got[0].value, got[0].reason) == (0.75, "correct 1, tone 0.5")
+    assert got[1] is masked
 
 
 def test_the_parts_decide_what_is_required_and_deterministic():
@@ -223,3 +225,77 @@ def test_many_rollouts_share_the_parts_slots():
 
     assert all(s.ok for s in asyncio.run(run()))
     assert most == 2
+
+
+# Products, and sums of what was made comparable first
+
+
+def test_a_product_is_0_when_a_part_is():
+    assert score(Product(a=giving(0.5), b=giving(0.5)), prompt="?", completion="!").value == 0.25
+    assert score(Product(a=giving(0.5), b=giving(0.0)), prompt="?", completion="!").value == 0.0
+    assert score(Product(a=giving(0.5), b=giving(DOWN)), prompt="?", completion="!").failure.kind == "server"
+
+
+def test_the_range_of_a_product_holds_all_it_can_be():
+    def part(low, high, optional=False):
+        return Part(giving(1.0, range=(low, high)), optional=optional)
+
+    assert Product(a=part(-1, 2), b=part(0, 3)).range == (-3, 6)
+    assert Product(a=part(-1, 2), b=part(-4, 3)).range == (-8, 6)
+    assert Product(a=part(2, 3), b=part(2, 4, optional=True)).range == (2, 12)
+
+
+def test_a_product_leaves_out_for_all_what_one_lacks():
+    judge = Product(a=giving(0.0), b=Part(giving(0.0), optional=True))
+    group = [
+        Score(0.25, parts={"a": Score(0.5), "b": Score(0.5)}),
+        Score(0.75, parts={"a": Score(0.75), "b": Score.skip("?")}),
+    ]
+    assert [s.value for s in settle(judge, group)] == [0.5, 0.75]
+
+
+def test_a_product_takes_no_weights():
+    with pytest.raises(TypeError, match="Product takes no weights, and b has one"):
+        Product(a=giving(1.0), b=Part(giving(1.0), weight=2.0))
+
+
+@evaluator(range=(0, 100))
+def length(text):
+    return len(text)
+
+
+@evaluator
+def shouts(text):
+    return text.isupper()
+
+
+def test_parts_on_different_scales_weigh_the_same_once_normalised():
+    judge = NormalizeThenSum(length=length, shouts=shouts)
+    long_one, loud_one = score(judge, prompt="?", completions=["a" * 90, "A"])
+    assert (long_one.value, loud_one.value) == (pytest.approx(0.0), pytest.approx(0.0))
+    assert long_one.reason == "length 90, shouts 0"
+    twice = NormalizeThenSum(length=length, shouts=Part(shouts, weight=2.0))
+    got = score(twice, prompt="?", completions=["a" * 90, "A"])
+    assert [s.value for s in got] == [pytest.approx(-1.0), pytest.approx(1.0)]
+
+
+def test_a_part_that_is_the_same_for_all_adds_nothing():
+    got = score(NormalizeThenSum(length=length, shouts=shouts), prompt="?", completions=["aa", "b"])
+    assert [s.value for s in got] == [pytest.approx(1.0), pytest.approx(-1.0)]
+    got = score(NormalizeThenSum(shouts=shouts), prompt="?", completions=["aa", "b"])
+    assert [s.value for s in got] == [0.0, 0.0]
+
+
+def test_one_answer_cannot_be_normalised():
+    assert score(NormalizeThenSum(shouts=shouts), prompt="?", completion="a").status == "skipped"
+
+
+def test_a_masked_member_has_no_part_in_the_mean():
+    @evaluator(range=(0, 100))
+    def fragile(text):
+        if text == "down":
+            raise DOWN
+        return len(text)
+
+    got = score(NormalizeThenSum(length=fragile), prompt="?", completions=["a" * 3, "down", "a"])
+    assert [s.value for s in got] == [pytest.approx(1.0), None, pytest.approx(-1.0)]
