@@ -24,7 +24,8 @@ class Limits:
     attempts: int = 4
     """Tries per rollout, the first included. Only failures that say so are tried again."""
     backoff_s: float = 0.5
-    """The pause before the n-th retry is drawn from 0 to backoff_s * 2**(n-1) seconds, at most 20."""
+    """The pause before the n-th retry is drawn from 0 to backoff_s * 2**(n-1) seconds, at most 20; it stays
+    short as long as the service answers others."""
     break_after: int | None = 20
     """So many failures in a row that say the service is not there hold all work back; None never does."""
     cool_s: float = 30.0

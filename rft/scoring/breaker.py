@@ -46,7 +46,8 @@ class Breaker:
         self.patience_s = patience_s
         self.paused_s = 0.0
         """Seconds it has been open, all closed openings together."""
-        self._in_a_row = 0
+        self.in_a_row = 0
+        """Outages since the last answer."""
         self._why = ""
         self._opened_at: float | None = None
         self._probe_at = 0.0
@@ -66,7 +67,7 @@ class Breaker:
     @property
     def why(self) -> str:
         """The run of failures that opened it, in words."""
-        return f"{self._in_a_row} failures in a row, the last: {self._why}"
+        return f"{self.in_a_row} failures in a row, the last: {self._why}"
 
     async def wait(self) -> None:
         """Returns once it is closed. Raises Open when it has been open for too long."""
@@ -97,19 +98,19 @@ class Breaker:
             return None
         if not is_outage(score):
             return self._close()
-        self._in_a_row += 1
+        self.in_a_row += 1
         self._why = score.explain()
         if probe:
             self._probe_at = _now() + self.cool_s
             self._tell()
-        elif self._opened_at is None and self.after is not None and self._in_a_row >= self.after:
+        elif self._opened_at is None and self.after is not None and self.in_a_row >= self.after:
             self._opened_at = _now()
             self._probe_at = self._opened_at + self.cool_s
             return "opened"
         return None
 
     def _close(self) -> Change | None:
-        self._in_a_row = 0
+        self.in_a_row = 0
         if self._opened_at is None:
             return None
         self.paused_s += _now() - self._opened_at

@@ -1,6 +1,6 @@
 """One call to an evaluator with all that surrounds it: breaker, slot, pace, budget, time limits, retries.
 
-What a call is, one rollout, a batch, a comparison, is its caller's business. Four decisions:
+What a call is, one rollout, a batch, a comparison, is its caller's business. Five decisions:
 
 - A slot is held while an attempt runs and given back during the pause before a retry, so that a few slow
   failures do not starve the rest.
@@ -8,6 +8,8 @@ What a call is, one rollout, a batch, a comparison, is its caller's business. Fo
   our own making, or an outage that ends, fails nobody.
 - Attempts that fail while the breaker is open and patient do not count: they are the breaker's probes, or
   were under way when it opened. Otherwise an outage would use up the attempts of whoever happened to probe.
+- The pause before a retry doubles only while the service fails everybody: it is there to spare a service in
+  trouble, and one that answers others is in none.
 - A service that asks to be left alone (`Retry-After`) is, and where the deadline does not allow that the
   failure stands: asking earlier would only be refused again.
 """
@@ -84,7 +86,7 @@ class Driver:
     async def _attempt(self, attempt: Attempt, ledger: _Ledger) -> Sequence[Score]:
         origin = self.origin
         try:
-            probe = await origin.enter()
+            probe = await origin.enter(again=ledger.attempts > 0)
         except Open as error:
             return [Score.failed("circuit_open", str(error))]
         answer: Score | None = None
@@ -112,7 +114,8 @@ class Driver:
             return breaker.is_patient  # `enter` waits until it closes
         ledger.tries += 1
         asked_s = max(failure.retry_after_s or 0.0 for failure in failures)
-        longest_s = min(_LONGEST_PAUSE_S, self._limits.backoff_s * 2.0 ** min(ledger.tries - 1, 30))
+        doublings = max(0, min(ledger.tries, breaker.in_a_row) - 1)
+        longest_s = min(_LONGEST_PAUSE_S, self._limits.backoff_s * 2.0 ** min(doublings, 30))
         pause_s = asked_s + random.uniform(0.0, longest_s)
         if ledger.tries >= self._limits.attempts or ledger.charged_s + pause_s >= self._limits.deadline_s:
             return False

@@ -28,9 +28,10 @@ def limits_of(evaluator: Evaluator) -> Limits:
 class Gate:
     """`acquire` waits for a free slot, then for the next turn of the clock; `release` follows.
 
-    Slots are handed over in the order of asking. Turns are evenly spaced (one per 60/rpm seconds): a bucket
-    that allows a burst of `rpm` would let nearly twice as many through in its first minute. Belongs to one
-    event loop.
+    Slots are handed over in the order of asking, but those who try again come first: standing at the end of
+    the line each time, the unlucky would still be at it when everyone else is done. Turns are evenly spaced
+    (one per 60/rpm seconds): a bucket that allows a burst of `rpm` would let nearly twice as many through in
+    its first minute. Belongs to one event loop.
     """
 
     def __init__(self, concurrency: int, rpm: int | None) -> None:
@@ -38,6 +39,7 @@ class Gate:
         self.rpm = rpm
         self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._again: deque[asyncio.Future[None]] = deque()
         self._pace = _pace(rpm)
 
     def tighten(self, limits: Limits) -> bool:
@@ -50,10 +52,10 @@ class Gate:
             stricter = True
         return stricter
 
-    async def acquire(self) -> None:
-        """Returns with a slot taken."""
-        if self._waiting or self._busy >= self.concurrency:
-            await self._turn()
+    async def acquire(self, again: bool = False) -> None:
+        """Returns with a slot taken; `again` when it is not for a first attempt."""
+        if self._busy >= self.concurrency:
+            await self._turn(self._again if again else self._waiting)
         else:
             self._busy += 1
         if self._pace is not None:
@@ -66,15 +68,15 @@ class Gate:
     def release(self) -> None:
         """Gives the slot to who has waited longest, or back."""
         self._busy -= 1
-        while self._waiting and self._busy < self.concurrency:
-            waiter = self._waiting.popleft()
+        while (line := self._again or self._waiting) and self._busy < self.concurrency:
+            waiter = line.popleft()
             if not waiter.done():
                 self._busy += 1
                 waiter.set_result(None)
 
-    async def _turn(self) -> None:
+    async def _turn(self, line: deque[asyncio.Future[None]]) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+        line.append(waiter)
         try:
             await waiter
         except asyncio.CancelledError:

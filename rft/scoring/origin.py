@@ -32,12 +32,16 @@ class Origin:
         self.gate = Gate(limits.concurrency, limits.rpm)
         self.breaker = Breaker(limits.break_after, limits.cool_s, limits.patience_s)
 
-    async def enter(self) -> bool:
-        """Returns with a slot, and whether this attempt is the breaker's probe. Raises `breaker.Open`."""
+    async def enter(self, again: bool = False) -> bool:
+        """Returns with a slot, and whether this attempt is the breaker's probe. Raises `breaker.Open`.
+
+        Args:
+            again: it is not the first attempt.
+        """
         while True:
             probe = await self.breaker.enter()
             try:
-                await self.gate.acquire()
+                await self.gate.acquire(again)
             except BaseException:
                 self.breaker.leave(probe, None)
                 raise

@@ -76,6 +76,22 @@ def test_pauses_double_up_to_a_limit(in_virtual_time, monkeypatch):
     assert [b - a for a, b in zip(starts, starts[1:], strict=False)] == [1, 2, 4, 8, 16, 20, 20, 20]
 
 
+def test_pauses_stay_short_while_the_service_answers_others(in_virtual_time, monkeypatch):
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    log = []
+
+    async def run():
+        one = driver(attempts=6, backoff_s=1)
+        unlucky = asyncio.create_task(one.call(giving(DOWN, log=log)))
+        while not unlucky.done():
+            await asyncio.sleep(0.1)
+            await one.call(giving(Score(1.0)))
+
+    in_virtual_time(run())
+    starts = [when for when, _ in log]
+    assert [b - a for a, b in zip(starts, starts[1:], strict=False)] == pytest.approx([1.0] * 5)
+
+
 def test_the_last_attempt_gets_what_the_deadline_leaves(in_virtual_time):
     log = []
     slow = giving(DOWN, took_s=40, log=log)

@@ -39,6 +39,26 @@ def test_a_newcomer_does_not_overtake_who_waits(in_virtual_time):
     assert in_virtual_time(run()) == ["waiting", "newcomer"]
 
 
+def test_who_tries_again_comes_before_who_has_not_begun(in_virtual_time):
+    async def run():
+        gate, log = Gate(1, None), []
+
+        async def enter(name, again):
+            await gate.acquire(again)
+            log.append(name)
+            gate.release()
+
+        await gate.acquire()
+        line = [("first", False), ("again", True), ("second", False), ("again too", True)]
+        waiting = [asyncio.create_task(enter(name, again)) for name, again in line]
+        await asyncio.sleep(0)
+        gate.release()
+        await asyncio.gather(*waiting)
+        return log
+
+    assert in_virtual_time(run()) == ["again", "again too", "first", "second"]
+
+
 def test_turns_are_evenly_spaced(in_virtual_time):
     async def run():
         gate, log = Gate(64, 30), []
