@@ -6,7 +6,7 @@ size [chunk, vocabulary] survives the forward; the backward computes each chunk'
 
     d logp_i / d logits_iv = [v is the target] - softmax(logits_i)_v       (divided by the temperature)
 
-Log-softmax is in float32 whatever the model's dtype. A model whose logits are not simply
+Log-probabilities are float32 whatever the model's dtype. A model whose logits are not simply
 `lm_head(hidden)` (a soft cap, a scale, an adapter on the head) goes through its own forward instead,
 with logits at the needed positions only; `rft.learn.probe` finds out which models those are.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from rft.learn.attention import TREES, tree_spans
+from rft.learn.attention import TREES, trees_of
 from rft.learn.packing import MicroBatch, attention_mask
 
 
@@ -73,7 +73,7 @@ def forward_inputs(base: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, 
         "use_cache": False,
     }
     if micro_batch.packing != "single" and base.config._attn_implementation == TREES:
-        inputs["trees"] = tree_spans(micro_batch)
+        inputs["trees"] = trees_of(micro_batch)
         # A 4-D mask is handed through as it is: this one keeps transformers from building its own.
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=micro_batch.tree_T.device)
     elif micro_batch.packing == "shared":
@@ -104,39 +104,38 @@ class _ChunkedLogprobs(torch.autograd.Function):
         ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, target_ids_M: Tensor, temperature: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
         logprobs_M = hidden_MD.new_empty(hidden_MD.shape[0], dtype=torch.float32)
-        normaliser_M = torch.empty_like(logprobs_M)
         entropy_M = torch.empty_like(logprobs_M)
         for start in range(0, hidden_MD.shape[0], chunk):
             part = slice(start, start + chunk)
-            logits_CV = _logits(hidden_MD[part], weight_VD, temperature)
-            target_logits_C = logits_CV.gather(-1, target_ids_M[part, None])[:, 0]
+            logits_CV = _logits(hidden_MD[part], weight_VD, temperature).float()
             logprobs_CV = torch.log_softmax(logits_CV, dim=-1)
             logprobs_M[part] = logprobs_CV.gather(-1, target_ids_M[part, None])[:, 0]
-            normaliser_M[part] = target_logits_C - logprobs_M[part]
-            entropy_M[part] = -torch.exp(logprobs_CV, out=logits_CV).mul_(logprobs_CV).sum(-1)
-        ctx.save_for_backward(hidden_MD, weight_VD, target_ids_M, normaliser_M)
+            entropy_M[part] = torch.linalg.vecdot(torch.exp(logprobs_CV, out=logits_CV), logprobs_CV).neg_()
+        ctx.save_for_backward(hidden_MD, weight_VD, target_ids_M, logprobs_M)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropy_M)
         return logprobs_M, entropy_M
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        hidden_MD, weight_VD, target_ids_M, normaliser_M = ctx.saved_tensors
-        upstream_M = gradients[0] / ctx.temperature
+        hidden_MD, weight_VD, target_ids_M, logprobs_M = ctx.saved_tensors
+        upstream_M1 = (gradients[0] / ctx.temperature)[:, None]
+        scaled_MD = (hidden_MD * upstream_M1).to(hidden_MD.dtype)
         hidden_grad_MD = torch.empty_like(hidden_MD)
         weight_grad_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden_MD.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            logits_CV = _logits(hidden_MD[part], weight_VD, ctx.temperature)
-            logits_grad_CV = logits_CV.sub_(normaliser_M[part, None]).exp_().mul_(-upstream_M[part, None])
-            logits_grad_CV.scatter_add_(-1, target_ids_M[part, None], upstream_M[part, None])
-            logits_grad_CV = logits_grad_CV.to(weight_VD.dtype)
-            hidden_grad_MD[part] = logits_grad_CV @ weight_VD
+            # In the weights' own dtype, but the target's 1 - p in float32: it is small where p is nearly 1.
+            probs_CV = torch.softmax(_logits(hidden_MD[part], weight_VD, ctx.temperature), dim=-1)
+            missing_C1 = torch.expm1(logprobs_M[part, None])
+            errors_CV = probs_CV.scatter_(-1, target_ids_M[part, None], missing_C1.to(probs_CV.dtype))
+            errors_CV = errors_CV.to(weight_VD.dtype)
+            hidden_grad_MD[part] = (errors_CV @ weight_VD) * -upstream_M1[part]
             if weight_grad_VD is not None:
-                weight_grad_VD.addmm_(logits_grad_CV.T, hidden_MD[part])
+                weight_grad_VD.addmm_(errors_CV.T, scaled_MD[part], alpha=-1)
         return hidden_grad_MD, weight_grad_VD, None, None, None
 
 
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
-    logits_CV = F.linear(hidden_CD, weight_VD).float()
-    return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
+    logits_CV = F.linear(hidden_CD, weight_VD)
+    return logits_CV if temperature == 1.0 else logits_CV.float().div_(temperature)

@@ -87,7 +87,7 @@ class Policy:
             ) from error
         if spec.adapter is not None:
             model = _with_adapter(model, spec, weights_from)
-        if spec.gradient_checkpointing:
+        if spec.gradient_checkpointing == "full":
             model.enable_input_require_grads()  # else nothing above the first checkpoint needs a gradient
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return cls(model, load_tokenizer(folder, spec), source=spec.source, adapter=spec.adapter is not None)

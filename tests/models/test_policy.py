@@ -107,7 +107,7 @@ def test_scoring_ignores_dropout_and_leaves_the_mode_as_it_was(tiny_model_dir):
 def test_gradient_checkpointing_changes_memory_and_no_gradient(tiny_model_dir):
     ids = torch.arange(3, 23)[None]
     gradients = []
-    for spec in (LORA, LORA.model_copy(update={"gradient_checkpointing": True})):
+    for spec in (LORA, LORA.model_copy(update={"gradient_checkpointing": "full"})):
         torch.manual_seed(0)
         policy = load(tiny_model_dir, spec)
         stir(policy)

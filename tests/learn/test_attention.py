@@ -1,0 +1,104 @@
+"""Attention over trees against one dense mask over the whole row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import rft.learn.attention
+from rft.learn.attention import Tree, tree_attention, trees_of
+from rft.learn.packing import MicroBatch, attention_mask
+from rft.learn.small_attention import SmallAttention
+
+HEADS, KEY_HEADS, WIDTH = 4, 2, 8
+
+trees = st.lists(
+    st.tuples(st.integers(1, 6), st.lists(st.integers(0, 5), min_size=1, max_size=4)), min_size=1, max_size=3
+)
+
+
+class _Layer(nn.Module):
+    num_key_value_groups = HEADS // KEY_HEADS
+    is_causal = True
+
+
+def _row(shapes: list[tuple[int, list[int]]]) -> MicroBatch:
+    tree, branch = [], []
+    for number, (prompt, lengths) in enumerate(shapes):
+        branches = [0] * prompt + [one for one, length in enumerate(lengths, 1) for _ in range(length)]
+        branch += branches
+        tree += [number] * len(branches)
+    nothing = torch.empty(0, dtype=torch.long)
+    tree_T, branch_T = torch.tensor(tree), torch.tensor(branch)
+    return MicroBatch(tree_T, tree_T, tree_T, branch_T, nothing, nothing, nothing, "shared")
+
+
+def _states(length: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Query, key and value of a row, as transformers hands them over."""
+    generator = torch.Generator().manual_seed(length)
+    return [
+        torch.randn(1, length, heads, WIDTH, generator=generator, dtype=torch.float64)
+        .to(dtype)
+        .transpose(1, 2)
+        .requires_grad_()
+        for heads in (HEADS, KEY_HEADS, KEY_HEADS)
+    ]
+
+
+def _dense(states: list[Tensor], row: MicroBatch) -> Tensor:
+    query, key, value = states
+    groups = HEADS // KEY_HEADS
+    return F.scaled_dot_product_attention(
+        query,
+        key.repeat_interleave(groups, 1),
+        value.repeat_interleave(groups, 1),
+        attn_mask=attention_mask(row),
+        scale=0.3,
+    ).transpose(1, 2)
+
+
+@pytest.mark.parametrize("few", [0, 2, 128])
+@settings(deadline=None, max_examples=40)
+@given(shapes=trees)
+def test_trees_attend_as_under_one_dense_mask(few, shapes):
+    row = _row(shapes)
+    length = len(row.tree_T)
+    ours, theirs = _states(length), _states(length)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rft.learn.attention, "_FEW", few)
+        output, _ = tree_attention(_Layer(), *ours, None, trees=trees_of(row), scaling=0.3)
+    expected = _dense(theirs, row)
+    # Few tokens: scores in float32 whatever the dtype.
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    upstream = torch.randn_like(expected)
+    for found, wanted in zip(
+        torch.autograd.grad(output, ours, upstream),
+        torch.autograd.grad(expected, theirs, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_tree_is_cut_as_one_would_by_hand():
+    first, second = trees_of(_row([(2, [3, 0, 1]), (4, [2])]))
+    assert (first.prompt_length, first.branch_tokens, first.branches) == (2, 4, 2)
+    assert first.padded_nL.tolist() == [0, 1, 2, 3, 3, 3]  # a a a | b, and b's first token as its padding
+    assert first.kept_S.tolist() == [0, 1, 2, 3]
+    assert first.mask_LK.int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert second == Tree(4, 2)
+
+
+def test_in_half_precision_scores_are_still_float32():
+    states = _states(40, torch.bfloat16)
+    mask = torch.ones(40, 40, dtype=torch.bool).tril()
+    exact = [one.detach().double() for one in states]
+    expected = F.scaled_dot_product_attention(
+        exact[0], *(one.repeat_interleave(2, 1) for one in exact[1:]), attn_mask=mask, scale=4.0
+    ).transpose(1, 2)
+    ours = SmallAttention.apply(*(one.transpose(1, 2) for one in states), mask, 4.0)
+    # With scores rounded to bfloat16 (up to 50 here, so by 0.1) the error is ten times this.
+    assert (ours.double() - expected).abs().mean() < 0.003
