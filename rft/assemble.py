@@ -104,6 +104,7 @@ def assemble(
         import torch
 
         from rft.engine.weights import bind
+        from rft.learn.fused import fuse
         from rft.learn.probe import probe
         from rft.learn.update import Updater, build_optimizer
         from rft.models.policy import Policy, load_tokenizer, pick_dtype
@@ -147,6 +148,7 @@ def assemble(
             note=view.note,
         )
         stack.callback(weights.close)
+        fuse(policy.model, recompute_mlp=recipe.model.gradient_checkpointing == "mlp")
         abilities = probe(policy.model, share_prompts=recipe.train.share_prompts, longest=context)
         for reason in abilities.reasons:
             view.note(f"update: {reason}")
