@@ -16,8 +16,8 @@ from torch import Tensor
 class SmallAttention(torch.autograd.Function):
     """(query_nLHD, key_nSGD, value_nSGD, mask_LK, scale, prefix) -> [n, L, H, D].
 
-    H query heads share G key heads. `prefix`: keys and values [P, G, D] that come before those of every one of
-    the n sequences, so that K = P + S.
+    H query heads share G key heads. `prefix`: keys and values [P, G, D] that come before those of each of the
+    n sequences, so that K = P + S.
     """
 
     @staticmethod
