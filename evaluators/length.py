@@ -31,6 +31,7 @@ class Length(Evaluator):
             return self
 
     name = "length"
+    blind_to = frozenset({"content"})
     cases = (
         Case("Be brief.", "four words are fine", expect=1.0, config={"max": 4}),
         Case("Be brief.", "one two three four five six", expect=0.5, config={"max": 4}),

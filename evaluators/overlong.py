@@ -30,6 +30,7 @@ class Overlong(Evaluator):
 
     name = "overlong"
     range = (-1.0, 0.0)
+    blind_to = frozenset({"content"})
     cases = (
         Case("?", "1 2 3 4", expect=0.0, config={"max": 8, "margin": 4, "unit": "words"}),
         Case("?", "1 2 3 4 5 6", expect=-0.5, config={"max": 8, "margin": 4, "unit": "words"}),

@@ -32,6 +32,7 @@ class PositionShare(Evaluator):
 
     name = "position_share"
     requires = frozenset({"reference"})
+    blind_to = frozenset({"negated", "contradiction"})
     cases = (
         Case("Sort: 3 1 2", "1 2 3", expect=1.0, reference="1 2 3"),
         Case("Sort: 3 1 2", "[1, 2, 3]", expect=1.0, reference=[1, 2, 3]),

@@ -32,6 +32,7 @@ class ReasoningGym(Evaluator):
     name = "reasoning_gym"
     requires = frozenset({"reasoning_gym", "entry"})
     limits = Limits(concurrency=4)
+    blind_to = frozenset({"negated", "contradiction"})
     cases = (
         Case("Spell.", "nus", expect=1.0, fields=_FIELDS),
         Case("Spell.", "sun", expect=(0.0, 0.5), fields=_FIELDS),

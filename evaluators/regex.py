@@ -36,6 +36,7 @@ class Regex(Evaluator):
             return pattern
 
     name = "regex"
+    blind_to = frozenset({"content"})
     cases = (
         Case("?", "<answer>4</answer>", expect=1.0, config={"pattern": "<answer>[^<]+</answer>"}),
         Case("?", "So <answer>\n4\n</answer>.", expect=1.0, config={"pattern": "<answer>[^<]+</answer>"}),
