@@ -108,7 +108,7 @@ class First(Composite):
         return [self._one(parts) for parts in parts_G]
 
     def _one(self, parts: Parts) -> Score:
-        for name, score in reversed(parts.items()):
+        for name, score in reversed(list(parts.items())):
             if score.ok:
                 return Score(float(score), reason=f"{name}: {score.reason or f'{float(score):.3g}'}")
         return Score.skip("no part could judge it")

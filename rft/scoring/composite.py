@@ -76,7 +76,8 @@ class Composite(Evaluator):
     @classmethod
     def from_recipe(cls, options: Mapping[str, Any], resolve: Resolve) -> Self:
         """See `Evaluator.from_recipe`. Raises pydantic.ValidationError for a malformed part."""
-        return cls(**parts_of(options, resolve))
+        parts: Any = parts_of(options, resolve)
+        return cls(**parts)
 
     async def setup(self) -> None:
         """Sets up every part."""
