@@ -31,7 +31,7 @@ _LONGEST = 200
 def as_text(shown: Any) -> str:
     """The preview or diff as plain text."""
     out = io.StringIO()
-    Console(file=out, width=_WIDTH, color_system=None).print(lines(shown))
+    Console(file=out, width=_WIDTH, color_system=None, force_jupyter=False).print(lines(shown))
     return out.getvalue().rstrip()
 
 
