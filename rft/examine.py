@@ -54,7 +54,7 @@ def examine(
     unknown = [name for name in stages if name not in STAGES]
     if unknown:
         raise UserError(f"there is no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
-    if next(wanting_base(evaluator), None) is not None:
+    if list(wanting_base(evaluator)):
         raise UserError(
             f"evaluator {evaluator.name} is judged by the base weights of a run's engine, which a check has "
             "not; give the judge url and model of an endpoint (`rft serve` makes one) to check it"

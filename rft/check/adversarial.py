@@ -7,6 +7,7 @@ A probe without a score is worse than it looks: it is masked, so what provokes i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from rft.types import Score, Task
 
 MOST_TRIALS = 8
 _LISTED = 30
+_CANDIDATES = 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class _Shot:
 
 async def adversarial(bench: Bench) -> StageResult:
     """Fires every probe at a few tasks."""
-    trials = trials_of(await bench.good_answers())
+    trials = await _with_wrong_answers(bench, trials_of(await bench.good_answers()))
     if not trials:
         why = (
             "no answer known to be good; add golden cases, or check with a recipe whose tasks have references"
@@ -70,12 +72,32 @@ def _answer_of(good: Answer) -> str:
 
 
 def _apart(one: str, other: str) -> bool:
-    """Whether neither text holds the other: "4" is no wrong answer where "4.0" or "14" is right."""
-    return (
-        bool(one.strip())
-        and one.casefold() not in other.casefold()
-        and other.casefold() not in one.casefold()
-    )
+    """Whether neither text holds the other, spaces and signs aside: "1 2" is not apart from "[1, 2]"."""
+    first, second = ("".join(re.findall(r"\w+", text.casefold())) for text in (one, other))
+    return bool(first) and first not in second and second not in first
+
+
+async def _with_wrong_answers(bench: Bench, trials: Sequence[Trial]) -> list[Trial]:
+    """Puts first, of a few other tasks' answers, the one that earns least here.
+
+    Two tasks may have the same answer in different words (1/2 and 0.5). Where all of them earn full marks,
+    the evaluator does not care.
+    """
+    if bench.grouped:
+        return list(trials)
+    few = [(trial, text) for trial in trials for text in trial.others[:_CANDIDATES]]
+    scores = await bench.judge([(trial.task, text) for trial, text in few])
+    earned = {
+        (trial.task.id, text): float(score) if score.ok else float("-inf")
+        for (trial, text), score in zip(few, scores, strict=True)
+    }
+
+    def price(trial: Trial, text: str) -> float:
+        return earned.get((trial.task.id, text), float("inf"))
+
+    return [
+        replace(trial, others=sorted(trial.others, key=lambda text: price(trial, text))) for trial in trials
+    ]
 
 
 async def _fire(bench: Bench, trials: Sequence[Trial]) -> list[_Shot]:
@@ -135,29 +157,51 @@ def _hits(bench: Bench, shots: Sequence[_Shot], median: float) -> Iterable[Findi
         names = ", ".join(dict.fromkeys(shot.probe.name for shot in declared))
         what = "form alone is judged, so " if CONTENT in blind else ""
         yield Finding("note", f"declared in blind_to: {what}{names} may earn full marks")
-    open_hits = [shot for shot in hits if shot not in declared]
-    if len({shot.probe.name for shot in open_hits}) > len({shot.probe.name for shot in must}) / 2:
-        hit, fired = ({shot.probe.name for shot in shots} for shots in (open_hits, must))
+    undeclared = [shot for shot in hits if shot not in declared]
+    free = _free_tasks(undeclared, must)
+    tasks = {shot.trial.task.id for shot in must}
+    if free and len(free) * 2 > len(tasks):
         yield Finding(
             "fail",
-            f"{len(hit)} of {len(fired)} probes score no less than a good answer ({median:.3g})",
+            f"on {len(free)} of {len(tasks)} tasks most probes score no less than a good answer ({median:.3g})",
             "the score does not depend on what is answered; compare the answer with the reference, or say "
             'blind_to = frozenset({"content"}) if form is all it shall judge',
-            _told(open_hits),
+            _told(undeclared),
         )
         return
-    for name in dict.fromkeys(shot.probe.name for shot in open_hits):
-        mine = [shot for shot in open_hits if shot.probe.name == name]
-        tried = sum(shot.probe.name == name for shot in must)
-        share = len(mine) / tried
-        bar = _bar(bench, mine[0], median)
+    if free:
         yield Finding(
-            "fail" if share > bench.thresholds.probe_fail else "warn",
-            f"{name} scores {float(mine[0].score):.3g} where a good answer gets {bar:.3g}, "
-            f"on {len(mine)} of {tried} tasks",
-            mine[0].probe.todo,
-            _told(mine),
+            "warn",
+            f"on {len(free)} of the tasks most probes score no less than a good answer, e.g. {free[0]}",
+            "see that such tasks are few: where any answer is right, nothing is learnt",
+            _told([shot for shot in undeclared if shot.trial.task.id in free]),
         )
+    tried = [shot for shot in must if shot.trial.task.id not in free]
+    open_hits = [shot for shot in undeclared if shot.trial.task.id not in free]
+    for name in dict.fromkeys(shot.probe.name for shot in open_hits):
+        yield _hit(bench, [s for s in open_hits if s.probe.name == name], tried, median)
+
+
+def _free_tasks(hits: Sequence[_Shot], fired: Sequence[_Shot]) -> list[str]:
+    """Tasks on which more than half of the probes hit: anything is right there."""
+    tasks = dict.fromkeys(shot.trial.task.id for shot in fired)
+    share = {
+        task: sum(s.trial.task.id == task for s in hits) / sum(s.trial.task.id == task for s in fired)
+        for task in tasks
+    }
+    return [task for task in tasks if share[task] > 0.5]
+
+
+def _hit(bench: Bench, hits: Sequence[_Shot], fired: Sequence[_Shot], median: float) -> Finding:
+    first = hits[0]
+    tried = sum(shot.probe.name == first.probe.name for shot in fired)
+    return Finding(
+        "fail" if len(hits) / tried > bench.thresholds.probe_fail else "warn",
+        f"{first.probe.name} scores {float(first.score) + 0.0:.3g} where a good answer gets "
+        f"{_bar(bench, first, median):.3g}, on {len(hits)} of {tried} tasks",
+        first.probe.todo,
+        _told(hits),
+    )
 
 
 def _bar(bench: Bench, shot: _Shot, median: float) -> float:
@@ -168,6 +212,6 @@ def _bar(bench: Bench, shot: _Shot, median: float) -> float:
 def _told(shots: Sequence[_Shot]) -> list[str]:
     return [
         f"{shot.probe.name}: {quoted(shot.text)} -> "
-        + (f"{float(shot.score):.3g}" if shot.score.ok else shot.score.explain())
+        + (f"{float(shot.score) + 0.0:.3g}" if shot.score.ok else shot.score.explain())
         for shot in shots[:3]
     ]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from rft.check.findings import Thresholds
-from rft.evaluator import Case, Evaluator, FunctionEvaluator, GroupEvaluator
+from rft.check.probes import CONTENT
+from rft.evaluator import Case, Evaluator, GroupEvaluator, case_rollouts, own_cases
 from rft.types import Message, Rollout, Score, Task
 
 Scorer = Callable[[Evaluator, Sequence[Rollout]], Awaitable[list[Score]]]
@@ -128,28 +129,7 @@ class Bench:
     @property
     def blind_to(self) -> frozenset[str]:
         """Probes that the evaluator says it cannot see through; "content": it looks at form alone."""
-        return frozenset(getattr(self.evaluator, "blind_to", ()))
-
-    def variant(self, case: Case) -> Evaluator:
-        """The evaluator that a golden case is about: with the case's own options, else the defaults.
-
-        One that cannot be made without options keeps those under check, and the case's are laid over them.
-        Raises ValueError or TypeError for options that do not fit.
-        """
-        return with_options(self.evaluator, case.config or {})
-
-    def own_cases(self) -> list[Case]:
-        """Golden cases about the evaluator as it is configured here."""
-        mine = self.evaluator.fingerprint()
-        found = []
-        for case in self.evaluator.golden():
-            try:
-                same = self.variant(case).fingerprint() == mine
-            except (ValueError, TypeError):  # the golden stage reports it
-                continue
-            if same:
-                found.append(case)
-        return found
+        return _blind_to(self.evaluator)
 
     async def judge(self, answers: Sequence[tuple[Task, str]]) -> list[Score]:
         """Scores of texts as answers to tasks; answers to the same task form a group."""
@@ -160,7 +140,7 @@ class Bench:
     async def answers(self) -> list[Answer]:
         """Good and bad answers: those of golden cases, then those made from references."""
         if self._answers is None:
-            golden = from_cases(self.own_cases(), self.evaluator.range)
+            golden = from_cases(own_cases(self.evaluator), self.evaluator.range)
             tasks = [task for task in self.tasks if task.reference is not None][:MOST_TASKS]
             form = await self._form(tasks)
             self._answers = golden + from_references(tasks, form, self.seed)
@@ -179,7 +159,7 @@ class Bench:
         few = list(tasks)[:4]
         # A form that earns the least there is is no better than the plain reference, whatever that got.
         best, best_mean = written_as("{}"), self.evaluator.range[0]
-        for form in [*_forms_of(self.own_cases()), *_FORMS] if few else ():
+        for form in [*_forms_of(own_cases(self.evaluator)), *_FORMS] if few else ():
             write = written_as(form)
             scores = await self.judge([(task, write(task.reference)) for task in few])
             values = [float(score) for score in scores if score.ok]
@@ -191,22 +171,6 @@ class Bench:
         return best
 
 
-def with_options(evaluator: Evaluator, options: Mapping[str, Any]) -> Evaluator:
-    """A twin with other options. Raises ValueError (pydantic's) or TypeError for options that do not fit."""
-    if isinstance(evaluator, FunctionEvaluator):
-        twin: FunctionEvaluator = evaluator.configured()
-        twin.bound = {}
-        return twin.configured(**options) if options else twin
-    kind = type(evaluator)
-    if kind.from_recipe.__func__ is not Evaluator.from_recipe.__func__:  # type: ignore[attr-defined]  # a composite
-        if options:
-            raise TypeError("a composite's golden cases cannot bring options of their own")
-        return evaluator
-    needs = any(one.is_required() for one in kind.Config.model_fields.values())
-    own = evaluator.config.model_dump(by_alias=True) if needs and evaluator.config is not None else {}
-    return kind(**{**own, **options})
-
-
 def rollout(task: Task, text: str, index: int = 0, group: str | None = None) -> Rollout:
     """A finished rollout whose one answer is `text`."""
     group = group or task.id
@@ -216,10 +180,8 @@ def rollout(task: Task, text: str, index: int = 0, group: str | None = None) -> 
 def task_of(case: Case) -> Task:
     """The task a golden case is about; cases that ask the same have the same task, by its id."""
     about = json.dumps([case.prompt, case.reference, case.fields], sort_keys=True, default=repr)
-    said = [{"role": "user", "content": case.prompt}] if isinstance(case.prompt, str) else case.prompt
-    messages = tuple(one if isinstance(one, Message) else Message.from_dict(one) for one in said)
     digest = hashlib.sha256(about.encode(errors="replace")).hexdigest()[:8]
-    return Task(f"case-{digest}", messages, case.reference, dict(case.fields or {}))
+    return case_rollouts(case, f"case-{digest}")[0].task
 
 
 def completions(case: Case) -> list[str]:
@@ -328,6 +290,16 @@ def _middle(case: Case) -> float | None:
     if isinstance(case.expect, str):
         return None
     return sum(case.expect) / 2 if isinstance(case.expect, tuple) else float(case.expect)
+
+
+def _blind_to(evaluator: Evaluator) -> frozenset[str]:
+    """Of a composite, what none of the parts that count can see."""
+    parts = [part for part in getattr(evaluator, "parts", {}).values() if part.weight]
+    if not parts:
+        return evaluator.blind_to
+    blind = [_blind_to(part.evaluator) for part in parts]
+    looking = [names for names in blind if CONTENT not in names]
+    return frozenset.intersection(*looking) if looking else frozenset({CONTENT})
 
 
 def _compares(evaluator: Evaluator) -> bool:

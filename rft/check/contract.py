@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from rft.check.bench import Answer, Bench, completions, plain_text, rollout, task_of
 from rft.check.findings import Finding, StageResult, quoted
+from rft.evaluator import own_cases
 from rft.types import Rollout, Score, Task
 
 _TELLING = 4
@@ -40,7 +41,7 @@ async def contract(bench: Bench) -> StageResult:
 
 def _tried(bench: Bench, answers: Sequence[Answer]) -> list[tuple[Task, str]]:
     """Every answer that is known, also those of cases whose expected score is neither high nor low."""
-    cases = [case for case in bench.own_cases() if case.expect != "unscored"]
+    cases = [case for case in own_cases(bench.evaluator) if case.expect != "unscored"]
     known = [(task_of(case), text) for case in cases for text in completions(case)]
     return known + [(one.task, one.text) for one in answers if one.kind != "golden"]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rft.check.bench import Bench, completions, rollout, task_of
 from rft.check.findings import Finding, StageResult, quoted
-from rft.evaluator import Case
+from rft.evaluator import Case, with_options
 from rft.types import Score
 
 _SHOWN = 5
@@ -23,7 +23,7 @@ async def golden(bench: Bench) -> StageResult:
     broken, findings = [], []
     for number, case in enumerate(cases):
         try:
-            evaluator = bench.variant(case)
+            evaluator = with_options(bench.evaluator, case.config or {})
         except (ValueError, TypeError) as error:
             said = " ".join(str(error).split())
             findings.append(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rft.errors import UserError
-from rft.evaluator import Case, Evaluator
+from rft.evaluator import Case, Evaluator, with_options
 from rft.scoring.runner import ScoringRunner
 
 MARK = "rft_evaluator"
@@ -39,7 +39,7 @@ class GoldenCase(pytest.Item):
 
     def runtest(self) -> None:
         """Scores the case's answers as training would and compares."""
-        from rft.check.bench import completions, rollout, task_of, with_options
+        from rft.check.bench import completions, rollout, task_of
 
         try:
             variant = with_options(self.evaluator, self.case.config or {})

@@ -61,7 +61,7 @@ def test_one_that_returns_the_references_length_tells_nothing_apart():
     assert "AUC" in finding.seen and "depend on whether the answer is right" in finding.todo
     assert found["discrimination"].figures["pairwise_win_rate"] == 0.5
     (finding,) = failures(found["adversarial"])
-    assert "does not depend on what is answered" in finding.todo
+    assert "5 of 6 tasks" in finding.seen and "does not depend on what is answered" in finding.todo
 
 
 def test_one_that_pays_for_an_answer_leaked_by_the_prompt_is_caught_by_echoing_it():
