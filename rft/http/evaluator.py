@@ -53,6 +53,8 @@ RUN_VARIABLE = "RFT_RUN"
 _KEY = "Idempotency-Key"
 _AUTHORS_READING = (KeyError, IndexError, TypeError, ValueError)
 """What Python raises where an answer is not shaped as `parse_response` expects."""
+_NOT_READABLE = (json.JSONDecodeError, UnicodeDecodeError)
+"""Those of an answer that was cut or garbled on its way, which may come whole the next time."""
 
 
 def _named_credentials(headers: Any) -> Any:
@@ -164,6 +166,9 @@ class HTTPEvaluator(Evaluator):
 
     async def setup(self) -> None:
         """Reads the secrets. Raises UserError when one is missing."""
+        if self.execution == "thread":
+            told = "keeps its connections on one event loop, and each thread would bring its own"
+            raise UserError(f'{self.name} {told}; set execution to "async" or "process"')
         self._client = Client(
             self.config.url,
             headers=self._credentials,
@@ -184,7 +189,7 @@ class HTTPEvaluator(Evaluator):
             verdict = self.parse_response(response, rollout)
         except _AUTHORS_READING as error:
             told = f"{type(error).__name__}: {error}; the answer begins {excerpt(response)}"
-            raise EvaluatorError("bad_response", told) from error
+            raise EvaluatorError("bad_response", told, retryable=isinstance(error, _NOT_READABLE)) from error
         return _hidden(verdict) if isinstance(verdict, Score) else verdict
 
     async def close(self) -> None:

@@ -113,6 +113,12 @@ def test_what_may_heal_is_tried_again_by_the_runner(api):
     assert (got.value, got.attempts) == (1.0, 7)
 
 
+def test_what_an_authors_reading_finds_cut_or_garbled_is_asked_for_again(api):
+    api.reply(fake_api.truncated_json(), fake_api.garbage(), {"quality": 1})
+    got = asked(Quality(url=api.url, limits=SOON))
+    assert (got.value, got.attempts) == (1.0, 3)
+
+
 def test_a_wrong_token_is_not_tried_again_and_named(api, monkeypatch):
     monkeypatch.setenv("RFT_TEST_PASS", "the-value-itself")
     api.reply(Reply({"error": "bad token the-value-itself"}, 401))
@@ -293,6 +299,15 @@ def test_it_goes_to_another_process_without_its_connections(api):
             return pickle.loads(pickle.dumps(evaluator))
 
     assert asked(asyncio.run(in_use())).value == 1.0
+
+
+def test_it_works_in_a_process_of_its_own_and_refuses_a_thread(api):
+    evaluator = HTTPEvaluator(url=api.url, limits={"concurrency": 1})
+    evaluator.execution = "process"
+    assert asked(evaluator).value == 1.0
+    evaluator.execution = "thread"
+    with pytest.raises(UserError, match='set execution to "async" or "process"'):
+        asked(evaluator)
 
 
 def test_it_is_a_public_name_that_costs_nothing_until_named():
