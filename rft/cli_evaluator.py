@@ -133,6 +133,24 @@ def new(
     show(as_json, {"files": written}, Text("\n".join([*written, "", todo])))
 
 
+@evaluators.command("import", epilog="Example: rft evaluator import grader.json")
+def import_(
+    grader: Annotated[Path, typer.Argument(metavar="GRADER.JSON", help="An OpenAI grader.")],
+    name: Annotated[str | None, typer.Option(help="Of the evaluator; else the grader's own.")] = None,
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Translate an OpenAI grader into a module of your own; what cannot be carried over is refused."""
+    from rft.adapters.openai_import import name_for, read_grader, translate
+    from rft.scaffold import write_module
+
+    raw = read_grader(grader)
+    called = name or name_for(raw, grader)
+    path = write_module(folder, called, translate(raw, name=called, origin=grader.name))
+    todo = f"next: read it, then rft evaluator check ./{path}:{called}"
+    show(as_json, {"files": [str(path)], "evaluator": f"{path}:{called}"}, Text(f"{path}\n\n{todo}"))
+
+
 @evaluators.command("replay", epilog="Example: rft evaluator replay quickstart --evaluator ./graders.py:Near")
 def replay(
     run: RunName,

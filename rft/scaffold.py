@@ -44,11 +44,32 @@ def new_evaluator(folder: Path, name: str) -> list[Path]:
 
     Raises UserError for a name that will not do, a file that is in the way, a folder that cannot be written.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or name in sys.stdlib_module_names or name == "rft":
-        raise UserError(f"an evaluator's name is a Python name that is not taken, like polite, got {name!r}")
+    _check_module_name(name)
     templates = files("rft").joinpath("templates", "evaluator")
     named = {"evaluator.py": f"{name}.py", "test_evaluator.py": f"test_{name}.py"}
     return _write(folder, {to: templates.joinpath(template) for template, to in named.items()}, name)
+
+
+def write_module(folder: Path, name: str, text: str) -> Path:
+    """Writes an evaluator's module as NAME.py and returns its path. Raises UserError like `new_evaluator`."""
+    _check_module_name(name)
+    path = folder / f"{name}.py"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except FileExistsError:
+        raise UserError(
+            f"{path} is there already; choose another name or folder, nothing was written"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+    return path
+
+
+def _check_module_name(name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name) or name in sys.stdlib_module_names or name == "rft":
+        raise UserError(f"an evaluator's name is a Python name that is not taken, like polite, got {name!r}")
 
 
 def _write(folder: Path, templates: Mapping[str, Traversable], name: str) -> list[Path]:

@@ -53,7 +53,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.rollout": CONTRACTS,
     "rft.scoring": CONTRACTS,
     "rft.http": CONTRACTS,
-    "rft.adapters": CONTRACTS | {"rft.recipe.resolve", "rft.scoring.runner"},  # finds and runs evaluators
+    # Finds and runs evaluators, and makes some of the parts that judges and code tests are made of.
+    "rft.adapters": CONTRACTS
+    | {"rft.recipe.resolve", "rft.scoring.runner", "rft.scoring.composite", "rft.http.evaluator"}
+    | {"rft.http.client", "rft.evaluators.rouge_l", "rft.evaluators._sandbox"}
+    | {"rft.evaluators._judge", "rft.evaluators._judge_client"},
     "rft.check": CONTRACTS,
     "rft.learn": {"rft.types", "rft.errors", "rft.recipe.schema"},
     "rft.runs": CONTRACTS,
