@@ -11,6 +11,7 @@ from rft.evaluators.choice import Choice
 from rft.evaluators.chrf import ChrF
 from rft.evaluators.code_tests import CodeTests
 from rft.evaluators.controls import Constant, Random
+from rft.evaluators.embedding_similarity import EmbeddingSimilarity
 from rft.evaluators.env_reward import EnvReward
 from rft.evaluators.exact import Exact
 from rft.evaluators.feedback import Feedback
@@ -22,6 +23,7 @@ from rft.evaluators.json_schema import JSONSchema
 from rft.evaluators.judge import Judge
 from rft.evaluators.judge_pairwise import JudgePairwise
 from rft.evaluators.judge_ranked import JudgeRanked
+from rft.evaluators.language import Language
 from rft.evaluators.length import Length
 from rft.evaluators.math_equivalence import MathEquivalence
 from rft.evaluators.numeric import Numeric
@@ -30,6 +32,7 @@ from rft.evaluators.position_share import PositionShare
 from rft.evaluators.reasoning_gym import ReasoningGym
 from rft.evaluators.regex import Regex
 from rft.evaluators.repetition import Repetition
+from rft.evaluators.reward_model import RewardModel
 from rft.evaluators.rouge_l import RougeL
 from rft.evaluators.sql_result import SQLResult
 from rft.evaluators.token_f1 import TokenF1
@@ -41,6 +44,7 @@ __all__ = [
     "ChrF",
     "CodeTests",
     "Constant",
+    "EmbeddingSimilarity",
     "EnvReward",
     "Exact",
     "Feedback",
@@ -52,6 +56,7 @@ __all__ = [
     "Judge",
     "JudgePairwise",
     "JudgeRanked",
+    "Language",
     "Length",
     "MathEquivalence",
     "Numeric",
@@ -61,6 +66,7 @@ __all__ = [
     "ReasoningGym",
     "Regex",
     "Repetition",
+    "RewardModel",
     "RougeL",
     "SQLResult",
     "TokenF1",

@@ -17,7 +17,7 @@ from rft import Case, Evaluator, Message, Rollout, Task, score
 from rft.scoring.runner import ScoringRunner
 
 EVERY = [getattr(rft.evaluators, name) for name in rft.evaluators.__all__]
-JUDGES = {"judge", "judge_pairwise", "judge_ranked"}
+JUDGES = {"judge", "judge_pairwise", "judge_ranked", "reward_model", "embedding_similarity"}
 """These ask a model: test_judge.py and its neighbours bring one, with golden cases."""
 CATALOGUE = [kind for kind in EVERY if kind.name not in JUDGES]
 HOSTILE = [
@@ -128,6 +128,7 @@ BLIND = {
     "length": "sees length alone",
     "overlong": "sees length alone",
     "repetition": "sees repetition alone",
+    "language": "sees language alone",
     "regex": "its pattern may be anything",
 }
 
@@ -213,6 +214,8 @@ def test_recipes_find_each_by_its_name():
         ("Includes", {"max_listed": 1}),
         ("JSONSchema", {"json_schema": {"type": "no such type"}}),
         ("MathEquivalence", {"answer": "first"}),
+        ("Language", {"language": "German"}),
+        ("RewardModel", {}),
         ("Repetition", {"n": 0}),
         ("SQLResult", {"resampled": -1}),
         ("ToolCall", {"ordered": "maybe"}),
