@@ -94,6 +94,17 @@ def test_swiss_finds_the_best_and_the_order_of_few_in_few_rounds(size):
     assert len(set(judge.asked)) == len(judge.asked)  # nobody met twice
 
 
+@pytest.mark.parametrize("size", [3, 4, 5, 7])
+def test_among_equals_nobody_meets_twice_or_sits_out_twice(size):
+    judge = Larger("swiss", sure=lambda first, second: 0.0)
+    numbers = list(range(size))
+    got = judged(judge, group(*numbers))
+    assert {s.value for s in got} == {0.5}
+    assert len(set(judge.asked)) == len(judge.asked)
+    games = {n: sum(n in pair for pair in judge.asked) // 2 for n in numbers}
+    assert min(games.values()) >= (size - 1).bit_length() - 1
+
+
 def test_whoever_sits_out_a_round_gets_half_a_point_for_it():
     got = judged(Larger("swiss"), group(1, 2, 3))
     assert sum(s.value for s in got) == pytest.approx(3 * 0.5)
