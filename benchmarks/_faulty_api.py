@@ -22,10 +22,15 @@ def score_of(text: str) -> float:
     return int(text) % 500 / 1000
 
 
+def draw(dice: random.Random, faults: float) -> str:
+    """What the next request gets: "answer", or one of the faults with that probability."""
+    return dice.choice(FAULTS) if dice.random() < faults else "answer"
+
+
 async def main() -> None:
     """Prints its port, then serves until it is killed. `GET /calls` tells what was given so far."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--faults", type=float, default=0.2)
+    parser.add_argument("--faults", type=float, default=0.0)
     parser.add_argument("--delay", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -41,7 +46,7 @@ async def main() -> None:
                     continue
                 length = int(head.partition("content-length:")[2].split()[0])
                 text = json.loads(await reader.readexactly(length))["answer"]
-                what = dice.choice(FAULTS) if dice.random() < options.faults else "answer"
+                what = draw(dice, options.faults)
                 given[what] = given.get(what, 0) + 1
                 await asyncio.sleep(10.0 if what == "stall" else options.delay)
                 if what == "reset":

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rft.cli import main
-from rft.errors import RunStopped
+from rft.errors import RunStopped, UserError
 from rft.recipe.load import load_recipe
 from rft.runs.folder import RunFolder
 from rft.runs.summary import Summary
@@ -42,7 +42,7 @@ GRADER = """\
 import os
 import signal
 
-from rft import evaluator
+from rft import Case, Cost, Limits, Score, evaluator
 
 seen = 0
 
@@ -58,7 +58,7 @@ def early_letters(text):
     return sum(byte % 64 < 32 for byte in text.encode()) / max(1, len(text.encode()))
 
 
-@evaluator
+@evaluator(deterministic=False)
 def interrupting(text):
     # 4 held-out tasks, 8 rollouts, 4 held-out tasks; then the second step is under way
     if _count() == 20:
@@ -66,11 +66,23 @@ def interrupting(text):
     return sum(byte % 64 < 32 for byte in text.encode()) / max(1, len(text.encode()))
 
 
-@evaluator
+@evaluator(deterministic=False)
 def breaking(text):
     if _count() > 4 + 8 + 4:
         raise KeyError("fee")
     return sum(byte % 64 < 32 for byte in text.encode()) / max(1, len(text.encode()))
+
+
+@evaluator(deterministic=False, cases=[Case(prompt="Say something.", completion="golden", expect=1.0)])
+def drifting(text):
+    if text == "golden":  # fine before the run and after its first step
+        return 1.0 if _count() <= 2 else 0.5
+    return sum(byte % 64 < 32 for byte in text.encode()) / max(1, len(text.encode()))
+
+
+@evaluator(limits=Limits(max_usd=1.0), cases=[Case(prompt="Say something.", completion="golden", expect=1.0)])
+def dear(text):
+    return Score(1.0, cost=Cost(usd=0.1))
 """
 
 
@@ -233,6 +245,26 @@ def test_an_evaluator_that_breaks_stops_the_run_after_a_checkpoint(recipe):
     assert [path.name for path in run.checkpoints_path.iterdir()] == ["step-000002"]
     assert (run.status.state, run.status.step) == ("stopped", 2)
     assert run.metrics()[-1]["fail/bug"] == 8
+
+
+def test_an_evaluator_that_drifts_under_the_run_stops_it_after_a_checkpoint(recipe):
+    with pytest.raises(RunStopped) as stopped:
+        train(recipe, "evaluator=./grader.py:drifting", "train.steps=9", "scoring.canaries_every=1")
+    assert "the evaluator has drifted: 1 of 1 golden cases did not hold" in str(stopped.value)
+    run = RunFolder.open("tiny")
+    assert (run.status.state, run.status.step) == ("stopped", 3)
+    assert [step["golden/held"] for step in run.metrics()] == [1.0, 0.0, 0.0]
+    told = [event for event in run.events() if event["kind"] == "golden_cases"]
+    assert [(event["step"], len(event["drifted"])) for event in told] == [(2, 1), (3, 1)]
+    assert (run.checkpoints_path / "step-000003").is_dir()
+
+
+def test_a_run_that_its_evaluator_makes_too_dear_is_refused_before_it_begins(recipe):
+    with pytest.raises(UserError, match=r"40 evaluations at 0\.1000 USD .* over the 1 allowed"):
+        train(recipe, "evaluator=./grader.py:dear")
+    run = RunFolder.open("tiny")
+    assert (run.status.state, run.status.step) == ("failed", 0)
+    assert run.rollout_files() == run.rollout_files("heldout") == []
 
 
 @pytest.mark.parametrize("falls_back", [True, False])

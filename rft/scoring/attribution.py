@@ -13,6 +13,7 @@ they are stored with the rollouts.
 
 from __future__ import annotations
 
+import math
 import os
 import sysconfig
 import traceback
@@ -51,7 +52,19 @@ def _http(status: int, error: BaseException) -> Score:
     kind = kinds.get(status, "server" if status >= 500 else None)
     if kind is None:
         return _bug(error)
-    return Score.failed(kind, f"HTTP {status}: {_told(error)}", retryable=True)
+    return Score.failed(
+        kind, f"HTTP {status}: {_told(error)}", retryable=True, retry_after_s=_retry_after_s(error)
+    )
+
+
+def _retry_after_s(error: BaseException) -> float | None:
+    """What the service asks for, where it says so in seconds."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        seconds = float(headers.get("Retry-After", ""))
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _bug(error: BaseException) -> Score:

@@ -63,10 +63,10 @@ class FailureWatch:
             times = "time" if bugs == 1 else "times"
             return (
                 f"the evaluator's own code failed {bugs} {times} (train.max_bugs allows {self.max_bugs}): "
-                + self._examples(Counter(bug=bugs))
+                + self._examples({"bug": bugs})
             )
         if spent := self.counts_by_kind["budget"]:
-            return f"no budget is left for evaluations: {self._examples(Counter(budget=spent))}"
+            return "no budget is left for evaluations: " + self._examples({"budget": spent})
         seen = len(self._recent)
         if len(failures) > self.max_failure_rate * max(seen, min(_FEW, self._recent.maxlen or _FEW)):
             return (
@@ -86,7 +86,7 @@ class FailureWatch:
         if why := self.reason():
             raise RunStopped(why)
 
-    def _examples(self, counts: Mapping[str, int], top: int = 3) -> str:
+    def _examples(self, counts: Mapping[FailureKind, int], top: int = 3) -> str:
         most = Counter(counts).most_common(top)
         if not most:
             return "skipped by the evaluator"

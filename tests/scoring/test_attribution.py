@@ -41,6 +41,16 @@ def test_an_http_error_status_is_whose_fault_it_says(code, kind, retryable):
     assert str(code) in failure.detail
 
 
+@pytest.mark.parametrize(
+    ("asks", "seconds"), [("7", 7.0), ("0.5", 0.5), ("soon", None), ("-1", None), ("inf", None), (None, None)]
+)
+def test_what_a_service_asks_for_is_kept(asks, seconds):
+    error = status_error(429)
+    if asks is not None:
+        error.response.headers["Retry-After"] = asks
+    assert attribute(error).failure.retry_after_s == seconds
+
+
 def test_other_http_clients_are_read_by_their_response():
     class HTTPError(OSError):  # as in requests, where it is an OSError with a response
         response = types.SimpleNamespace(status_code=429)
