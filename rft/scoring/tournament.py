@@ -92,21 +92,41 @@ async def _swiss(members: Sequence[Rollout], records: Sequence[_Record], ask: As
     """Rounds among neighbours in the standings, so that few comparisons tell close answers apart."""
     met: set[frozenset[int]] = set()
     for _ in range(math.ceil(math.log2(len(members)))):
-        # Ties stand in the order of their numbers. Of an odd number the last sits out, nobody twice.
+        # Ties stand in the order of their numbers.
         standing = sorted(range(len(members)), key=lambda one: -records[one].points)
-        if len(standing) % 2:
-            out = next(one for one in reversed(standing) if not records[one].sat_out)
+        out, pairs = _round(standing, {one for one in standing if records[one].sat_out}, met)
+        if out is not None:
             records[out].sat_out += 1
             records[out].points += 0.5
-            standing.remove(out)
-        pairs = []
-        while standing:
-            one = standing.pop(0)
-            other = next((two for two in standing if frozenset((one, two)) not in met), standing[0])
-            standing.remove(other)
-            met.add(frozenset((one, other)))
-            pairs.append(((members[one], records[one]), (members[other], records[other])))
-        await _at_once(pairs, ask)
+        met |= set(map(frozenset, pairs))
+        seats = list(zip(members, records, strict=True))
+        await _at_once([(seats[one], seats[other]) for one, other in pairs], ask)
+
+
+def _round(
+    standing: Sequence[int], sat_out: set[int], met: set[frozenset[int]]
+) -> tuple[int | None, list[tuple[int, int]]]:
+    """Who sits out, the last if it has not yet, and who meets whom; nobody twice, where that is possible."""
+    if len(standing) % 2 == 0:
+        return None, _pairing(standing, met) or _pairing(standing, set()) or []
+    outs = [one for one in reversed(standing) if one not in sat_out]
+    for out in outs:
+        if pairs := _pairing([one for one in standing if one != out], met):
+            return out, pairs
+    return outs[0], _pairing([one for one in standing if one != outs[0]], set()) or []
+
+
+def _pairing(standing: Sequence[int], met: set[frozenset[int]]) -> list[tuple[int, int]] | None:
+    """Neighbours in the standings, as far as they have not met; None when that leaves somebody alone."""
+    if not standing:
+        return []
+    one, *rest = standing
+    for other in rest:
+        if frozenset((one, other)) not in met:
+            others = _pairing([two for two in rest if two != other], met)
+            if others is not None:
+                return [(one, other), *others]
+    return None
 
 
 async def _at_once(pairs: Sequence[tuple[_Seat, _Seat]], ask: Ask) -> None:

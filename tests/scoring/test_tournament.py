@@ -94,7 +94,7 @@ def test_swiss_finds_the_best_and_the_order_of_few_in_few_rounds(size):
     assert len(set(judge.asked)) == len(judge.asked)  # nobody met twice
 
 
-@pytest.mark.parametrize("size", [3, 4, 5, 7])
+@pytest.mark.parametrize("size", [3, 4, 5, 6, 7, 8, 9, 16, 31])
 def test_among_equals_nobody_meets_twice_or_sits_out_twice(size):
     judge = Larger("swiss", sure=lambda first, second: 0.0)
     numbers = list(range(size))
