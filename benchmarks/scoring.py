@@ -6,8 +6,8 @@
 with Retry-After: 1, 500, resets, stalls of 10 s, garbage, truncated JSON, all equally likely. Concurrency 64,
 one second for an attempt, a tenth for the first pause. Ideal is a client that wastes nothing: computed for
 the same faults, with requests that cost no work, no slot empty while something could be asked, and retries at
-once, except where Retry-After says when. Beside it stands the time of the attempts that were made, packed into
-64 slots: nobody could reach it without knowing beforehand whose request will fail.
+once, except where Retry-After says when. Beside it stands the time of the attempts that were made, packed
+into 64 slots: nobody could reach it without knowing beforehand whose request will fail.
 
 `overhead`: an evaluator that answers at once, 10,000 rollouts together; microseconds an evaluation that the
 runner takes beyond `asyncio.gather` of the bare coroutine. They take turns; the median of the rounds counts.

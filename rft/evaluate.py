@@ -172,6 +172,7 @@ def _answers(name: str, contestant: Contestant, recipe: Recipe, runner: ScoringR
             seed_parts=(recipe.seed, "heldout"),
             temperature=recipe.eval.temperature,
             settle=runner.settle,
+            ready=runner.ready,
             on_progress=view.progress,
         )
     )

@@ -190,14 +190,9 @@ def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> Ju
     parts.supervisor.saw(groups)
     judged = Judged(read_rollouts(run.write_rollouts(step, groups, split="heldout")))
     run.event("heldout", step=step, when=when, **judged.metrics())
-    _show(view, judged, when)
-    return judged
-
-
-def _show(view: View, judged: Judged, when: str) -> None:
-    estimate = judged.estimate
-    if estimate is not None:
+    if (estimate := judged.estimate) is not None:
         view.heldout(estimate.mean, estimate.low, estimate.high, when)
+    return judged
 
 
 def _parity(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str | None]:
