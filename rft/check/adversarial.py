@@ -163,7 +163,8 @@ def _hits(bench: Bench, shots: Sequence[_Shot], median: float) -> Iterable[Findi
     if free and len(free) * 2 > len(tasks):
         yield Finding(
             "fail",
-            f"on {len(free)} of {len(tasks)} tasks most probes score no less than a good answer ({median:.3g})",
+            f"on {len(free)} of {len(tasks)} tasks most probes score no less than a good answer "
+            f"({median:.3g})",
             "the score does not depend on what is answered; compare the answer with the reference, or say "
             'blind_to = frozenset({"content"}) if form is all it shall judge',
             _told(undeclared),

@@ -27,7 +27,7 @@ async def discrimination(bench: Bench) -> StageResult:
         why = "needs answers known to be good and others known to be bad; add golden cases of both kinds"
         return StageResult("discrimination", skipped=why)
     by_task = _by_task(known)
-    overall = auc_interval([pair for pair in by_task.values()], bench.seed)
+    overall = auc_interval(list(by_task.values()), bench.seed)
     figures: dict[str, float | None] = {
         "auc": overall.mean,
         "auc_low": overall.low,
@@ -41,10 +41,11 @@ async def discrimination(bench: Bench) -> StageResult:
         return StageResult("discrimination", figures=figures)
     worst = min((one for one in known if one[0].good), key=lambda pair: float(pair[1]))
     best = max((one for one in known if not one[0].good), key=lambda pair: float(pair[1]))
+    interval = f"AUC {overall}" if np.isfinite(overall.low) else "one task, so no interval"
     finding = Finding(
         "fail" if overall.mean < thresholds.auc_fail else "warn",
         f"a good answer outscores a bad one {overall.mean:.0%} of the time, ties counted half "
-        f"(AUC {overall}; a coin gets 50%)",
+        f"({interval}; a coin gets 50%)",
         "look at the examples: make the score depend on whether the answer is right, or mend the references",
         [_told(*worst), _told(*best)],
     )

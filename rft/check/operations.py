@@ -20,7 +20,7 @@ from rft.evaluator import Evaluator
 from rft.types import Rollout, Score
 
 _PER_FAULT = 2
-_TIMEOUT_S = 1.0
+_TIMEOUT_S = 2.0
 
 
 async def operations(bench: Bench) -> StageResult:
@@ -57,19 +57,15 @@ async def _under(fault: str, bench: Bench, given: Sequence[Rollout]) -> tuple[li
 def impatient(evaluator: Evaluator, origin: str) -> Evaluator:
     """A twin that gives up soon, and whose failures count against nobody else's breaker."""
     twin = copy.copy(evaluator)
-    if evaluator.limits.timeout_s < float("inf"):  # a composite has none; its parts do
-        twin.limits = replace(
-            evaluator.limits,
-            timeout_s=min(_TIMEOUT_S, evaluator.limits.timeout_s),
-            deadline_s=2 * _TIMEOUT_S,
-            attempts=min(2, evaluator.limits.attempts),
-            backoff_s=0.01,
-        )
-        twin.origin = origin
     parts = getattr(evaluator, "parts", None)
-    if parts:
+    if parts:  # a composite has no limits of its own, and must not stand in line with its parts
+        twin.origin = f"{origin}, whole"
         shorter = {name: replace(p, evaluator=impatient(p.evaluator, origin)) for name, p in parts.items()}
         twin.parts = shorter  # type: ignore[attr-defined]  # composites have it
+    else:
+        twin.origin = origin
+        seconds = min(_TIMEOUT_S, evaluator.limits.timeout_s)
+        twin.limits = replace(evaluator.limits, timeout_s=seconds, attempts=1)
     return twin
 
 

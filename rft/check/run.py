@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -46,5 +47,11 @@ async def run_stages(
         if name in names:
             on_stage(name)
             began = time.perf_counter()
-            results.append(replace(await stage(bench), seconds=time.perf_counter() - began))
+            found = await stage(bench)
+            # NaN and infinities, as of an interval over a single task, say that there is no figure.
+            figures = {
+                key: value if value is not None and math.isfinite(value) else None
+                for key, value in found.figures.items()
+            }
+            results.append(replace(found, figures=figures, seconds=time.perf_counter() - began))
     return results

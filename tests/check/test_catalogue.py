@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 
 import pytest
 
 from rft.check.probes import CONTENT, PROBES
-from rft.evaluator import Evaluator
 from rft.examine import examine
 
 STAGES = ["contract", "golden", "discrimination", "repeatability", "adversarial", "invariance", "operations"]
