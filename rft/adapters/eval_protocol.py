@@ -21,11 +21,11 @@ from rft.types import Rollout, Score
 
 
 class EvalProtocol(Foreign):
-    """What the function leaves in `row.evaluation_result`, its valid metrics as metrics.
+    """What an eval-protocol `@evaluation_test` function gives.
 
-    The reference is the row's `ground_truth`; the task's other columns are
-    `row.input_metadata.dataset_info`. No result, and one with `is_score_valid` False, are skipped; one
-    with `error` has failed.
+    That is what it leaves in `row.evaluation_result`, valid metrics as metrics. The reference is the row's
+    `ground_truth`; the task's other columns are `row.input_metadata.dataset_info`. No result, and one with
+    `is_score_valid` False, are skipped; one with `error` has failed.
 
     Cannot carry over: mode `all`, which sees a whole data set (refused); `step_outputs`;
     `evaluation_test_kwargs`; what a live run records (`execution_metadata`, cost, `tools`).
@@ -50,6 +50,10 @@ class EvalProtocol(Foreign):
         """See `Evaluator.from_recipe`. The function's own mode decides whether it compares."""
         one = Foreign(**options)
         return EvalProtocolGroup(**options) if _mode(one.foreign) == "groupwise" else cls(**options)
+
+    async def setup(self) -> None:
+        """Raises UserError without the library."""
+        library("eval_protocol.models", "eval-protocol")
 
     def functions(self) -> Iterable[Callable[..., Any]]:
         """The function under the decorator."""

@@ -37,7 +37,9 @@ class _Config(ForeignConfig):
 
 
 class Inspect(Foreign):
-    """What the scorer gives, with its explanation as the reason. None and `Score.unscored` are skipped.
+    """What a scorer of Inspect gives, with its explanation as the reason.
+
+    None and `Score.unscored` are skipped.
 
     Cannot carry over: what exists only while Inspect runs a task (model roles, `sandbox()`, limits, the
     solver's `choices`), so a scorer that asks Inspect's models must name its model; images and audio;
@@ -53,10 +55,21 @@ class Inspect(Foreign):
             raise ResolveError(
                 f"{self.config.function!r} is no function; a scorer is needed, or what makes one"
             )
-        self.scorer = self.foreign if _scores(self.foreign) else self.foreign(**self.config.arguments)
+        self.scorer = self.foreign if _scores(self.foreign) else self._made()
         if not (callable(self.scorer) and _scores(self.scorer)):
             raise ResolveError(f"{self.config.function!r} gives no scorer: no function of (state, target)")
         self.requires = frozenset({"reference"})
+
+    def _made(self) -> Any:
+        try:
+            return self.foreign(**self.config.arguments)
+        except TypeError as error:
+            told = f"cannot make a scorer of the arguments {self.config.arguments}: {error}"
+            raise ResolveError(f"{self.config.function!r} {told}") from error
+
+    async def setup(self) -> None:
+        """Raises UserError without the library."""
+        library("inspect_ai.solver", _PACKAGE)
 
     def functions(self) -> Iterable[Callable[..., Any]]:
         """The scorer, and what makes it."""

@@ -30,10 +30,11 @@ class _Config(ForeignConfig):
 
 
 class TRL(Foreign):
-    """One completion in each call, so that one that makes the function raise costs no other its score.
+    """What a TRL reward function gives, one completion in each call.
 
-    A prompt in messages makes `completions` lists of messages, as in TRL; a plain one makes them texts. None
-    is skipped. What was logged with `log_metric` becomes metrics of the score.
+    So a completion that makes the function raise costs no other its score. A prompt in messages makes
+    `completions` lists of messages, as in TRL; a plain one makes them texts. None is skipped. What was logged
+    with `log_metric` becomes metrics of the score.
 
     Cannot carry over: `trainer_state` is None and there are no `environments`; columns given to `log_extra`
     are dropped; reward models (use `reward_model`); `reward_weights` (use `weighted`, which masks a sample

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_origin
 
-from rft.adapters._foreign import Foreign, answered, asynchronous, called, columns
+from rft.adapters._foreign import Foreign, answered, asynchronous, called, columns, required
 from rft.errors import ResolveError
 from rft.evaluator import Evaluator, GroupEvaluator, Resolve
 from rft.types import Message, Rollout, Score
@@ -30,7 +30,9 @@ _PLURAL = frozenset({"states", "prompts", "completions", "answers", "tasks", "in
 
 
 class Verifiers(Foreign):
-    """The rubric's weighted sum; each function's value is a metric. None from one of them skips the sample.
+    """The weighted sum of a verifiers rubric, or of a verifiers task's rewards.
+
+    Each function's value is a metric. None from one of them skips the sample.
 
     Cannot carry over: what a function itself turns into 0.0 (`MathRubric` does on its own time limit);
     `state` fields of a live run (client, sampling arguments, timing), trajectories and their rewards;
@@ -91,7 +93,7 @@ class VerifiersGroup(Verifiers, GroupEvaluator):
 
 def _rubrics(thing: Any, name: str) -> Iterator[Any]:
     """The rubrics in a rubric, a group of them, an environment, or what a function makes."""
-    if callable(thing) and not hasattr(thing, "funcs"):
+    if callable(thing) and not hasattr(thing, "funcs") and not required(thing, ()):
         thing = _made(thing)
     thing = getattr(thing, "rubric", thing)
     if not (hasattr(thing, "funcs") and hasattr(thing, "weights")):

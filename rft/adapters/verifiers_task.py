@@ -40,6 +40,10 @@ class VerifiersTask(Foreign):
                 "which a finished rollout no longer has"
             )
 
+    async def setup(self) -> None:
+        """Raises UserError without the library."""
+        library("verifiers.v1.trace", "verifiers")
+
     def functions(self) -> Iterable[Callable[..., Any]]:
         """The task's methods that verifiers calls to score, its class for the rest."""
         marked = [
