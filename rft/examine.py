@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rft import background
 from rft.chat import wanting_base
 from rft.check.bench import Bench
-from rft.check.findings import Thresholds
+from rft.check.findings import DEFAULTS, Thresholds
 from rft.check.report import Report
 from rft.check.run import STAGES, run_stages
 from rft.errors import UserError
@@ -31,7 +31,6 @@ from rft.scoring.runner import ScoringRunner
 from rft.types import Rollout, Score, Task
 
 _PACKAGES = ("rft-loop", "numpy", "scipy", "pydantic", "httpx")
-_DEFAULT = Thresholds()
 _NOTHING = Material()
 
 
@@ -40,7 +39,7 @@ def examine(
     material: Material = _NOTHING,
     *,
     stages: Sequence[str] = (),
-    thresholds: Thresholds = _DEFAULT,
+    thresholds: Thresholds = DEFAULTS,
     on_stage: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """Runs the stages and reports.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -76,15 +77,14 @@ def gather(
         answers = [one for group in groups for one in group.rollouts if one.turns][-_MOST_ROLLOUTS:]
         whose = f"run {run.id}"
     if recipe is not None and (prompts or controls):
-        with (
-            tempfile.TemporaryDirectory(prefix="rft-check-") as scratch,
-            Quiet(Path(scratch, "log"), debug=debug),
-        ):
+        scratch = Path(tempfile.mkdtemp(prefix="rft-check-"))  # stays, with its log, when something breaks
+        with Quiet(scratch / "check.log", debug=debug):
             if prompts:
                 answers, plan = sample_policy(recipe, known, prompts, view)
                 whose = recipe.model.source
             if controls:
-                trained = train_controls(recipe, controls, view)
+                trained = train_controls(recipe, controls, view, scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
     return Material(known, answers, labels, plan, whose, trained)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rft.check.findings import Thresholds
+from rft.check.findings import DEFAULTS, Thresholds
 from rft.check.probes import CONTENT
 from rft.evaluator import Case, Evaluator, GroupEvaluator, case_rollouts, own_cases
 from rft.types import Message, Rollout, Score, Task
@@ -100,7 +100,7 @@ class Bench:
     plan: Plan | None = None
     controls: Mapping[str, Mapping[str, float]] | None = None
     """Held-out score by task after some steps of training with each of `evaluator`, `random`, `constant`."""
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    thresholds: Thresholds = DEFAULTS
     seed: int = 0
     seen: list[Score] = field(default_factory=list)
     """Every score of the evaluator under check, for latency and cost."""

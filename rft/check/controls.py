@@ -19,7 +19,8 @@ async def controls(bench: Bench) -> StageResult:
             "controls", skipped="trains three small models; give a recipe and --controls STEPS"
         )
     mine = bench.controls["evaluator"]
-    findings, figures = [], {}
+    findings: list[Finding] = []
+    figures: dict[str, float | None] = {}
     for name, others in bench.controls.items():
         if name == "evaluator":
             continue
@@ -36,4 +37,4 @@ async def controls(bench: Bench) -> StageResult:
                     "not due to this evaluator",
                 )
             )
-    return StageResult("controls", findings, dict(figures))
+    return StageResult("controls", findings, figures)

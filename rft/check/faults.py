@@ -97,8 +97,8 @@ def injected(fault: str) -> Iterator[Injected]:
 
     # The class and not the client's own transport: a user's evaluator makes its client where it likes.
     was = httpx.AsyncHTTPTransport.handle_async_request, httpx.HTTPTransport.handle_request
-    httpx.AsyncHTTPTransport.handle_async_request = asynchronous  # type: ignore[method-assign,assignment]  # put back below
-    httpx.HTTPTransport.handle_request = blocking  # type: ignore[method-assign,assignment]  # put back below
+    httpx.AsyncHTTPTransport.handle_async_request = asynchronous  # type: ignore[method-assign]  # put back below
+    httpx.HTTPTransport.handle_request = blocking  # type: ignore[method-assign]  # put back below
     try:
         yield seen
     finally:

@@ -20,29 +20,29 @@ class Thresholds(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    min_cases: int = Field(10, ge=0)
+    min_cases: int = Field(default=10, ge=0)
     """Fewer golden cases than this warn."""
     auc_fail: Share = 0.8
     """Discrimination: a good answer must outscore a bad one this often, ties counted half."""
     auc_warn: Share = 0.9
-    noise_fail: float = Field(0.5, ge=0)
+    noise_fail: float = Field(default=0.5, ge=0)
     """Repeatability: standard deviation within a rollout over that between rollouts."""
-    noise_warn: float = Field(0.2, ge=0)
+    noise_warn: float = Field(default=0.2, ge=0)
     probe_fail: Share = 0.2
     """Adversarial: a probe that gets full marks on more than this share of tasks fails; any share warns."""
     changed_warn: Share = 0.05
     """Invariance: share of edits without meaning that changed the score."""
     shortcut_warn: Share = 0.4
     """Shortcuts: |partial Spearman| of the score with length, lists, code fences, hedges."""
-    min_rollouts: int = Field(100, ge=10)
+    min_rollouts: int = Field(default=100, ge=10)
     """Shortcuts: fewer rollouts than this say too little."""
     dominance_warn: Share = 0.9
     """Shortcuts: one part of a composite moves this share of the score."""
     leak_warn: Share = 0.05
     """Shortcuts: share of prompts that hold their own reference."""
-    kappa_fail: float = Field(0.4, ge=-1, le=1)
+    kappa_fail: float = Field(default=0.4, ge=-1, le=1)
     """Human agreement: the lower bound of Cohen's kappa."""
-    kappa_warn: float = Field(0.6, ge=-1, le=1)
+    kappa_warn: float = Field(default=0.6, ge=-1, le=1)
     constant_fail: Share = 0.7
     """Policy: share of groups whose members all score the same, which teach nothing."""
     pass_low_warn: Share = 0.05
@@ -50,6 +50,9 @@ class Thresholds(BaseModel):
     pass_high_warn: Share = 0.95
     truncated_warn: Share = 0.2
     """Policy: share of answers cut by a limit."""
+
+
+DEFAULTS = Thresholds()
 
 
 @dataclass(frozen=True)

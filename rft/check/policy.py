@@ -39,30 +39,30 @@ def _groups(scored: Sequence[tuple[Rollout, Score]]) -> list[list[tuple[Rollout,
 def _figures(bench: Bench, groups: Sequence[Sequence[tuple[Rollout, Score]]]) -> dict[str, float | None]:
     valid = [values for group in groups if len(values := [float(s) for _, s in group if s.ok]) > 1]
     members = [one for group in groups for one in group]
-    figures: dict[str, float | None] = {
+    counts: dict[str, float | None] = {
+        "truncated": float(np.mean([rollout.truncated for rollout, _ in members])),
+        "unscored": float(np.mean([not score.ok for _, score in members])),
         "groups": float(len(groups)),
         "answers": float(len(members)),
-        "unscored": float(np.mean([not score.ok for _, score in members])),
-        "truncated": float(np.mean([rollout.truncated for rollout, _ in members])),
     }
     if not valid:
-        return figures
+        return counts
     scores = np.concatenate([np.asarray(values) for values in valid])
     low, high = bench.evaluator.range
     finite = np.isfinite([low, high]).all()
     # An answer passes from the middle of the range on; without a range, from the middle of what was seen.
     passing = (low + high) / 2 if finite else (scores.min() + scores.max()) / 2
     constant = float(np.mean([np.ptp(values) <= _SAME for values in valid]))
-    figures |= {
-        "mean": float(scores.mean()),
-        "pass_rate": float((scores >= passing).mean()),
-        "saturated": float((scores >= high - _SAME).mean()) if finite else None,
+    return {
         "constant_groups": constant,
+        "useful_groups_per_step": bench.plan.prompts_per_step * (1 - constant) if bench.plan else None,
+        "pass_rate": float((scores >= passing).mean()),
         "within_group_sd": float(np.mean([np.std(values, ddof=1) for values in valid])),
         "best_of_group_gap": float(np.mean([max(values) - np.mean(values) for values in valid])),
-        "useful_groups_per_step": bench.plan.prompts_per_step * (1 - constant) if bench.plan else None,
+        "mean": float(scores.mean()),
+        "saturated": float((scores >= high - _SAME).mean()) if finite else None,
+        **counts,
     }
-    return figures
 
 
 def _findings(bench: Bench, figures: dict[str, float | None]) -> Iterable[Finding]:

@@ -20,12 +20,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rft.check.findings import Outcome, StageResult, Thresholds, worst
+from rft.check.findings import DEFAULTS, Outcome, StageResult, Thresholds, worst
 from rft.errors import RunError
 
 FORMAT = "rft.check/1"
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skipped": "dim", "note": "dim"}
-_SHOWN_FIGURES = 6
+_SHOWN_FIGURES = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Report:
     policy: str | None = None
     """Whose answers it was tried on."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    thresholds: Thresholds = DEFAULTS
     time: str = field(
         default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     )

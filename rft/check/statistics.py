@@ -11,6 +11,7 @@ Intervals are 95 % percentile bootstraps over whole tasks or items, with a fixed
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from scipy import stats
 
 from rft.stats import Estimate
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
+Numbers = Sequence[float] | Array
 RESAMPLES = 1000
 
 
@@ -59,7 +61,7 @@ def bootstrap(statistic: Callable[[Sequence[int]], float], count: int, seed: int
     return Estimate(point, float(low), float(high))
 
 
-def kappa(one: Sequence[int], other: Sequence[int], categories: int) -> float:
+def kappa(one: Sequence[int] | Array, other: Sequence[int] | Array, categories: int) -> float:
     """Cohen's kappa of two raters' categories 0, 1, ...; quadratic weights where there are more than two.
 
     NaN when chance alone would agree fully, as when both always say the same.
@@ -99,12 +101,12 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float | None]]) -> float:
     return float("nan") if expected <= 1e-12 else float(1 - observed / expected)
 
 
-def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+def spearman(one: Numbers, other: Numbers) -> float:
     """Rank correlation; NaN when either is constant."""
     return partial_spearman(one, other, [])
 
 
-def partial_spearman(one: Sequence[float], other: Sequence[float], held: Sequence[Sequence[float]]) -> float:
+def partial_spearman(one: Numbers, other: Numbers, held: Sequence[Numbers]) -> float:
     """Rank correlation of two variables with others held: Pearson of what ranks those others leave over.
 
     >>> partial_spearman([1, 2, 3, 4], [1, 2, 3, 4], [])
