@@ -194,9 +194,7 @@ def _scoring(
     max_usd = recipe.scoring.max_usd or evaluator.limits.max_usd
     if max_usd is not None:
         max_usd = max(0.0, max_usd - _spent(run))
-    return score_with(
-        evaluator, stack, on_event=reporter(run.event, view.note), cache=cache, max_usd=max_usd
-    )
+    return score_with(evaluator, stack, on_event=reporter(run.event, view.note), cache=cache, max_usd=max_usd)
 
 
 def _spent(run: RunFolder) -> float:

@@ -1,7 +1,7 @@
 """What a runner tells an operator, by name, and each in a sentence.
 
     breaker_opened            origin, why, probe_in_s, gives_up_after_s     work is held back
-    breaker_closed            origin, was, paused_s                         and goes on
+    breaker_closed            origin, paused_s                              and goes on
     origin_limits_tightened   origin, evaluator, concurrency, rpm           two evaluators, one service
     evaluator_retry           evaluator, attempt, why, wait_s               too many to keep: counted instead
     evaluator_close_failed    evaluator, why

@@ -52,10 +52,10 @@ class Origin:
     def leave(self, probe: bool, score: Score | None, on_event: OnEvent) -> None:
         """Gives the slot back and tells the breaker how the attempt ended; None was cancelled."""
         self.gate.release()
-        why = self.breaker.why
-        change = self.breaker.leave(probe, score)
+        breaker = self.breaker
+        paused_s = breaker.paused_s
+        change = breaker.leave(probe, score)
         if change == "opened":
-            breaker = self.breaker
             on_event(
                 "breaker_opened",
                 {
@@ -66,7 +66,7 @@ class Origin:
                 },
             )
         elif change == "closed":
-            on_event("breaker_closed", {"origin": self.name, "was": why, "paused_s": self.breaker.paused_s})
+            on_event("breaker_closed", {"origin": self.name, "paused_s": breaker.paused_s - paused_s})
 
     def _tighten(self, limits: Limits) -> bool:
         breaker, before = self.breaker, (self.breaker.after, self.breaker.cool_s, self.breaker.patience_s)

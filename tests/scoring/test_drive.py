@@ -156,8 +156,10 @@ def test_an_outage_holds_work_back_and_costs_nobody_a_score(in_virtual_time):
     assert max(score.latency_s for score in scores) < 30
     during = [when for when in calls if 10 < when < 600]
     assert len(during) <= 600 / 30  # one probe each half minute
-    names = [name for name, _ in events if name.startswith("breaker")]
-    assert names == ["breaker_opened", "breaker_closed"]
+    (opened, why), (closed, how_long) = [one for one in events if one[0].startswith("breaker")]
+    assert (opened, closed) == ("breaker_opened", "breaker_closed")
+    assert why["why"].endswith("failures in a row, the last: failed (server: HTTP 503)")
+    assert 590 < how_long["paused_s"] < 640
 
 
 def test_an_outage_that_does_not_end_gives_up_with_the_kind_circuit_open(in_virtual_time):
