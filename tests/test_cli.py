@@ -512,3 +512,10 @@ def test_runs_metrics_without_a_run_explains_them_all(capsys):
     text = capsys.readouterr().out
     assert "reward/part/<name>" in text
     assert "parity/max" in text
+
+
+def test_consent_to_another_evaluator_reaches_training(recipe, training):
+    rft("train", recipe)
+    assert training.options["accept_evaluator_change"] is False
+    rft("train", recipe, "--accept-evaluator-change")
+    assert training.options["accept_evaluator_change"] is True
