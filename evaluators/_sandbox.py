@@ -15,46 +15,25 @@ what this user can, network included.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import functools
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from rft.errors import EvaluatorError
 from rft.evaluators import _sandbox_inside as inside
+from rft.evaluators._sandbox_isolation import START_S, best, environment, frame
 
-_START_S = 20.0
-"""Seconds an interpreter may take until it is ready, on a busy machine."""
-_SHELL = """
-set -e
-umask 022
-root=$1; shift
-mount -t tmpfs -o size=4m,mode=0755 sandbox "$root"
-mkdir "$root/proc" "$root/tmp" "$root/dev"
-while [ "$1" != -- ]; do
-    if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$root$(dirname "$1")"; touch "$root$1"; fi
-    mount --bind "$1" "$root$1"
-    case "$1" in /dev/*) ;; *) mount -o remount,bind,ro "$root$1" ;; esac
-    shift
-done
-mount -t proc proc "$root/proc"
-mount -t tmpfs -o size=64m,mode=1777 sandbox "$root/tmp"
-mount -o remount,ro "$root"
-shift
-exec chroot "$root" setpriv --bounding-set=-all --inh-caps=-all --no-new-privs --pdeathsig KILL "$@"
-"""
-_NOBODY = ("--reuid=65534", "--regid=65534", "--clear-groups")
+__all__ = ["Bounds", "Finished", "Tested", "best", "run_program", "run_tests"]
+
+_PIPES_S = 2.0
+"""Seconds after its end that somebody it left behind (`bare` only) may hold a program's pipes."""
 
 
 @dataclass(frozen=True)
@@ -78,104 +57,6 @@ class Bounds:
             "NOFILE": 64,
             "CORE": 0,
         }
-
-
-@dataclass(frozen=True)
-class Isolation:
-    """A way to start an interpreter: from (command, paths it reads) to the whole command line."""
-
-    name: str
-    wrap: Callable[[Sequence[str], Sequence[str]], list[str]]
-
-    @property
-    def strong(self) -> bool:
-        """Whether network, files and other processes are out of reach."""
-        return self.name != "bare"
-
-    def command(self, packages: bool) -> list[str]:
-        """The interpreter with the script that takes jobs; with `packages`, with what is installed here."""
-        python = sys.executable if packages else os.path.realpath(sys.executable)
-        prefixes = [sys.prefix, sys.base_prefix] if packages else [sys.base_prefix]
-        paths = [*prefixes, *_SYSTEM, inside.__file__]
-        flags = ["-s", "-P", "-B"] + ([] if packages else ["-S"])
-        return self.wrap(
-            [python, *flags, inside.__file__], [p for p in dict.fromkeys(paths) if os.path.exists(p)]
-        )
-
-
-_SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-
-
-def _bubblewrap(command: Sequence[str], paths: Sequence[str]) -> list[str]:
-    binds = [word for path in paths for word in ("--ro-bind", path, path)]
-    apart = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    own = ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    return ["bwrap", *apart, *binds, *own, "--", *command]
-
-
-def _unshare(
-    extra: Sequence[str], drop: Sequence[str], command: Sequence[str], paths: Sequence[str]
-) -> list[str]:
-    apart = [*extra, "--mount", "--pid", "--fork", "--net", "--ipc", "--uts"]
-    shell = ["sh", "-c", _SHELL, "sh", _mount_point(), *paths, *_DEVICES, "--", *drop]
-    return ["unshare", *apart, "--kill-child=KILL", *shell, *command]
-
-
-def _bare(command: Sequence[str], paths: Sequence[str]) -> list[str]:
-    return list(command)
-
-
-@functools.cache
-def _mount_point() -> str:
-    """An empty folder on which every sandbox mounts a root of its own."""
-    folder = tempfile.mkdtemp(prefix="rft-sandbox-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def ways() -> list[Isolation]:
-    """Every way to isolate on this kind of machine, the best first; whether they work is not tried here.
-
-    Root drops to nobody rather than becoming root of a user namespace: the kernel sets root no limit on
-    processes.
-    """
-    if sys.platform != "linux":
-        return [Isolation("bare", _bare)]
-    as_root = Isolation("namespaces", functools.partial(_unshare, [], _NOBODY))
-    as_user = Isolation("namespaces", functools.partial(_unshare, ["--user", "--map-root-user"], []))
-    bubblewrap = Isolation("bubblewrap", _bubblewrap)
-    return [*([as_root] if os.getuid() == 0 else []), bubblewrap, as_user, Isolation("bare", _bare)]
-
-
-@functools.cache
-def best() -> Isolation:
-    """The first way that runs an empty program here. Takes some tenths of a second, once.
-
-    Raises EvaluatorError("sandbox") when not even a plain process can be started.
-    """
-    for way in ways():
-        why = works(way)
-        if why is None:
-            return way
-    raise EvaluatorError("sandbox", f"cannot start an interpreter: {why}")
-
-
-def works(way: Isolation) -> str | None:
-    """None when an empty program runs that way, else what was in the way."""
-    try:
-        done = subprocess.run(
-            way.command(packages=False),
-            input=_frame({"job": "program", "source": "", "limits": {}}),
-            capture_output=True,
-            timeout=_START_S,
-            env=_environment("/tmp"),
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    if done.stdout == inside.READY:
-        return None
-    return done.stderr.decode(errors="replace").strip()[-300:] or f"exit code {done.returncode}"
 
 
 @dataclass(frozen=True)
@@ -312,7 +193,7 @@ async def _process(job: dict[str, Any], packages: bool) -> AsyncIterator[Process
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env=_environment(home),
+                env=environment(home),
                 cwd=home,
                 start_new_session=True,
                 limit=inside.MAX_LINE,
@@ -320,16 +201,15 @@ async def _process(job: dict[str, Any], packages: bool) -> AsyncIterator[Process
         except OSError as error:
             raise EvaluatorError("sandbox", f"cannot start a process: {error}", retryable=True) from error
         try:
-            await _ready(process, _frame(job))
+            await _ready(process, frame(job))
             yield process
         finally:
-            _kill(process)
-            await process.wait()
+            await _end(process)
 
 
 async def _ready(process: Process, frame: bytes) -> None:
     try:
-        async with asyncio.timeout(_START_S):
+        async with asyncio.timeout(START_S):
             with contextlib.suppress(ConnectionError):
                 await _write(process, frame)
             if await _stdout(process).readline() == inside.READY:
@@ -337,7 +217,7 @@ async def _ready(process: Process, frame: bytes) -> None:
             assert process.stderr is not None
             said = (await process.stderr.read()).decode(errors="replace").strip()
     except TimeoutError:
-        said = f"not ready within {_START_S:g} s"
+        said = f"not ready within {START_S:g} s"
     raise EvaluatorError("sandbox", f"the sandbox did not start: {said[-300:]}", retryable=True)
 
 
@@ -360,25 +240,17 @@ def _stdout(process: Process) -> asyncio.StreamReader:
     return process.stdout
 
 
+async def _end(process: Process) -> None:
+    """Kills it and reads its pipes to their end, since asyncio only then lets go of them."""
+    assert process.stdin is not None
+    _kill(process)
+    process.stdin.close()
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(_PIPES_S):
+            await process.communicate()
+
+
 def _kill(process: Process) -> None:
     """Ends it with all it started: its process group, and where it has a namespace, everything in there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _frame(job: dict[str, Any]) -> bytes:
-    data = json.dumps(job).encode()
-    return f"{len(data):08x}".encode() + data
-
-
-def _environment(home: str) -> dict[str, str]:
-    """All that a program learns from its environment; the same hash seed makes it the same program twice."""
-    return {
-        "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
-        "HOME": home,
-        "TMPDIR": home,
-        "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }

@@ -54,7 +54,6 @@ class SQLResult(Evaluator):
 
     name = "sql_result"
     requires = frozenset({"reference", "schema"})
-    limits = Limits(concurrency=4, timeout_s=3000, deadline_s=6000)
     cases = (
         Case("Cheap?", "SELECT name FROM items WHERE price < 5;", 1.0, _CHEAP, {"schema": _SHOP}),
         Case(
@@ -128,6 +127,12 @@ class SQLResult(Evaluator):
         ),
         Case("Cheap?", "SELECT 1", "unscored", _CHEAP, {"schema": "CREATE TABEL items"}),
     )
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        # Each query has its own clock; this one is for all of them, and for a machine that hangs.
+        whole = 2 * (1 + self.config.resampled) * self.config.timeout_s + 30
+        self.limits = Limits(concurrency=4, timeout_s=whole, deadline_s=2 * whole)
 
     def evaluate(self, rollout: Rollout) -> Score:  # type: ignore[override]  # plain: it computes, in a thread
         gold, query = str(rollout.task.reference), code_of(rollout.text).strip()

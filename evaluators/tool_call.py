@@ -101,22 +101,15 @@ class ToolCall(Evaluator):
         return sum(self._credit(one, other) for one, other in zip(wanted, said, strict=False))
 
     def _in_any_order(self, wanted: Sequence[_Call], said: Sequence[_Call]) -> float:
-        """Each call made goes to one call wanted, the best pairs first."""
-        pairs = sorted(
-            (
-                (self._credit(one, other), -i, -j)
-                for i, one in enumerate(wanted)
-                for j, other in enumerate(said)
-            ),
-            reverse=True,
-        )
-        total, used_wanted, used_said = 0.0, set(), set()
-        for credit, i, j in pairs:
-            if i not in used_wanted and j not in used_said:
-                used_wanted.add(i)
-                used_said.add(j)
-                total += credit
-        return total
+        """Each call made goes to one call wanted, so that the credit is the largest possible."""
+        # Imported only here, so that `import rft.evaluators` stays quick.
+        from scipy.optimize import linear_sum_assignment
+
+        if not said:
+            return 0.0
+        credits = [[self._credit(one, other) for other in said] for one in wanted]
+        pairs = zip(*linear_sum_assignment(credits, maximize=True), strict=True)
+        return sum(credits[i][j] for i, j in pairs)
 
     def _credit(self, wanted: _Call, said: _Call) -> float:
         if wanted.name != said.name:

@@ -12,10 +12,10 @@ import pytest
 
 from rft import EvaluatorError, score
 from rft.errors import UserError
-from rft.evaluators import CodeTests, _sandbox
+from rft.evaluators import CodeTests, _sandbox, _sandbox_isolation
 from rft.evaluators._sandbox import Bounds, run_program, run_tests
 
-WAYS = {f"{way.name}-{number}": way for number, way in enumerate(_sandbox.ways())}
+WAYS = {f"{way.name}-{number}": way for number, way in enumerate(_sandbox_isolation.ways())}
 TESTS = ["assert add(1, 2) == 3", "assert add(20, 22) == 42", "assert abs(add(0.5, 0.25) - 0.75) < 1e-9"]
 QUICK = Bounds(seconds=2.0, memory_mb=256)
 
@@ -32,7 +32,7 @@ def way(request, monkeypatch):
 
 @functools.cache
 def _works(name):
-    return _sandbox.works(WAYS[name])
+    return _sandbox_isolation.works(WAYS[name])
 
 
 def passed(source, tests=TESTS, **options):
@@ -252,11 +252,13 @@ def test_a_failed_preparation_fails_the_tests_after_it():
 
 
 def test_a_host_that_cannot_start_the_sandbox_masks_the_sample(monkeypatch):
-    broken = _sandbox.Isolation("bare", lambda command, paths: ["/nonexistent/python"])
+    broken = _sandbox_isolation.Isolation("bare", lambda command, paths: ["/nonexistent/python"])
     monkeypatch.setattr(_sandbox, "best", lambda: broken)
     got = score(CodeTests(), prompt="?", completion="def add(a, b): return a + b", reference=TESTS)
     assert (got.value, got.failure.kind) == (None, "sandbox")
-    dies = _sandbox.Isolation("bare", lambda command, paths: ["sh", "-c", "echo no room >&2; exit 3"])
+    dies = _sandbox_isolation.Isolation(
+        "bare", lambda command, paths: ["sh", "-c", "echo no room >&2; exit 3"]
+    )
     monkeypatch.setattr(_sandbox, "best", lambda: dies)
     with pytest.raises(EvaluatorError, match="no room"):
         run("print(1)")
