@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rft.errors import UserError
 from rft.evaluator.base import Evaluator
 from rft.evaluator.cases import Case
 from rft.evaluator.function import FunctionEvaluator
@@ -44,13 +45,16 @@ def with_options(evaluator: Evaluator, options: Mapping[str, Any]) -> Evaluator:
         if options:
             raise TypeError("a composite's golden cases cannot bring options of their own")
         return evaluator
+    if not options:
+        try:
+            return kind()
+        except (ValueError, TypeError, UserError):
+            return evaluator
     kept = {
         field.alias or name: getattr(evaluator.config, name)
         for name, field in kind.Config.model_fields.items()
         if field.is_required()
     }
-    if kept and not options:
-        return evaluator
     return kind(**{**kept, **options})
 
 
