@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rft.check.bench import Answer, Bench, plain_text
+from rft.check.answers import Answer, plain_text
+from rft.check.bench import Bench
 from rft.check.findings import Finding, StageResult, quoted
 from rft.check.probes import CONTENT, PROBES, Probe, Trial
 from rft.types import Score, Task

@@ -11,7 +11,8 @@ import json
 import pickle
 from collections.abc import Iterable, Sequence
 
-from rft.check.bench import Answer, Bench, completions, plain_text, rollout, task_of
+from rft.check.answers import Answer, completions, plain_text, rollout, task_of
+from rft.check.bench import Bench
 from rft.check.findings import Finding, StageResult, quoted
 from rft.evaluator import own_cases
 from rft.types import Rollout, Score, Task

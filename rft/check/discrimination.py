@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rft.check.bench import Answer, Bench
+from rft.check.answers import Answer
+from rft.check.bench import Bench
 from rft.check.findings import Finding, StageResult, quoted
 from rft.check.probes import CONTENT
 from rft.check.statistics import auc, auc_interval

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rft.check.bench import Bench, completions, rollout, task_of
+from rft.check.answers import completions, rollout, task_of
+from rft.check.bench import Bench
 from rft.check.findings import Finding, StageResult, quoted
 from rft.evaluator import Case, with_options
 from rft.types import Score

@@ -7,7 +7,8 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 
-from rft.check.bench import Bench, rollout
+from rft.check.answers import rollout
+from rft.check.bench import Bench
 from rft.check.findings import Finding, StageResult, quoted
 from rft.types import Score
 

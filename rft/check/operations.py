@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rft.check.bench import Bench, rollout
+from rft.check.answers import rollout
+from rft.check.bench import Bench
 from rft.check.faults import FAULTS, Injected, injected
 from rft.check.findings import Finding, StageResult
 from rft.evaluator import Evaluator

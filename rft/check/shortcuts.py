@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from rft.check.bench import Bench, plain_text
+from rft.check.answers import plain_text
+from rft.check.bench import Bench
 from rft.check.findings import Finding, StageResult
 from rft.check.statistics import partial_spearman, spearman
 from rft.types import Rollout, Score, Task

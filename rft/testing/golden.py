@@ -39,7 +39,7 @@ class GoldenCase(pytest.Item):
 
     def runtest(self) -> None:
         """Scores the case's answers as training would and compares."""
-        from rft.check.bench import completions, rollout, task_of
+        from rft.check.answers import completions, rollout, task_of
 
         try:
             variant = with_options(self.evaluator, self.case.config or {})
@@ -52,7 +52,7 @@ class GoldenCase(pytest.Item):
             raise GoldenFailure(self._report(group.scores))
 
     def _report(self, scores: Iterable[Any]) -> str:
-        from rft.check.bench import completions
+        from rft.check.answers import completions
         from rft.testing.assertions import told
 
         case = self.case

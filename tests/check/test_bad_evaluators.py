@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from rft import Case, Evaluator, Score, Task, evaluator
-from rft.check.bench import rollout
+from rft.check.answers import rollout
 from rft.examine import Material, examine
 from rft.types import Message
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from rft import Case, Evaluator, GroupEvaluator, HTTPEvaluator, Score, Task, evaluator
-from rft.check.bench import Label, Plan, rollout
+from rft.check.answers import rollout
+from rft.check.bench import Label, Plan
 from rft.check.findings import Thresholds
 from rft.check.human import read_labels
 from rft.check.operations import impatient
