@@ -96,15 +96,22 @@ class EvaluatorError(RftError):
         detail: what happened, without secrets; it is stored with the rollout.
         retryable: whether trying again could help.
         retry_after_s: seconds the service asked to be left alone, when it said so.
+        hopeless: every further evaluation would fail in the same way (a refused key): the run stops at once.
     """
 
     def __init__(
-        self, kind: FailureKind, detail: str, retryable: bool = False, retry_after_s: float | None = None
+        self,
+        kind: FailureKind,
+        detail: str,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        hopeless: bool = False,
     ) -> None:
         self.kind: FailureKind = kind
         self.detail = detail
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.hopeless = hopeless
         super().__init__(f"{kind}: {detail}")
 
 

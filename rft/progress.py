@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rft.data.order import TaskOrder
 from rft.errors import RunError
 from rft.evaluator import Evaluator
+from rft.preflight import require_check
 from rft.recipe.schema import Recipe
 from rft.runs.checkpoint import checkpoints, read_trainer_state, save_checkpoint, verify
 from rft.runs.files import to_json
@@ -69,11 +70,20 @@ class Progress:
         why = f": {'; '.join(damage)}" if damage else ""
         raise RunError(f"run {run.id} has no checkpoint to go on from{why}")
 
-    def admit(self, evaluator: Evaluator, *, accept_change: bool, note: Callable[[str], None]) -> None:
+    def admit(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        evaluator: Evaluator,
+        *,
+        accept_change: bool,
+        note: Callable[[str], None],
+    ) -> None:
         """Takes an evaluator for the steps to come.
 
         Raises RunError when another one gave the scores so far and nobody has agreed to the change: the same
-        answer would be worth something else half way, and its curve would not say so.
+        answer would be worth something else half way, and its curve would not say so. Also when the recipe
+        asks for a passing check and there is none.
         """
         now = evaluator.fingerprint()
         if self.evaluator not in (None, now):
@@ -86,6 +96,7 @@ class Progress:
                 )
             note(f"{told}, as agreed; rewards before and after step {self.step} are not comparable")
         self.evaluator = now
+        require_check(evaluator, recipe.evaluator.require_check, run, note)
 
     def restore(self, order: TaskOrder, updater: Updater) -> None:
         """Puts data and optimizer where the checkpoint left them; nothing to do for a fresh run.

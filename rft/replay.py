@@ -21,7 +21,7 @@ from rft import background
 from rft.check.findings import quoted
 from rft.errors import DataError, RunError
 from rft.evaluator import Evaluator
-from rft.preview import advantages
+from rft.notebook.preview import advantages
 from rft.recipe.load import load_recipe
 from rft.recipe.schema import Recipe
 from rft.runs.folder import RunFolder

@@ -18,9 +18,7 @@ from functools import partial
 from rft import background
 from rft.assemble import Parts, assemble
 from rft.errors import RunStopped
-from rft.evaluator import Evaluator
 from rft.heldout import Judged, summarise
-from rft.preflight import require_check
 from rft.process import release_memory, release_threads
 from rft.progress import Progress
 from rft.recipe.load import dump_recipe
@@ -66,7 +64,7 @@ def train(
             view,
             run,
             weights_from=progress.checkpoint,
-            admit=partial(_admit, recipe, run, progress, view, accept_evaluator_change),
+            admit=partial(progress.admit, run, recipe, accept_change=accept_evaluator_change, note=view.note),
         ) as parts,
     ):
         # torch is imported with the parts, after the process is prepared for it
@@ -140,13 +138,6 @@ def train(
 
 
 # --- below the page: what its words mean, no decisions ------------------------------------------------
-
-
-def _admit(
-    recipe: Recipe, run: RunFolder, progress: Progress, view: View, accept_change: bool, evaluator: Evaluator
-) -> None:
-    progress.admit(evaluator, accept_change=accept_change, note=view.note)
-    require_check(evaluator, recipe.evaluator.require_check, run, view.note)
 
 
 def _roll_out(

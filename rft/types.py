@@ -212,6 +212,8 @@ class Failure:
     retryable: bool = False
     retry_after_s: float | None = None
     """Seconds the service asked to be left alone."""
+    hopeless: bool = False
+    """Every further evaluation would fail in the same way (a refused key, a wrong address): the run stops."""
 
 
 @dataclass(frozen=True)
@@ -280,10 +282,17 @@ class Score:
 
     @classmethod
     def failed(
-        cls, kind: FailureKind, detail: str, *, retryable: bool = False, retry_after_s: float | None = None
+        cls,
+        kind: FailureKind,
+        detail: str,
+        *,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        hopeless: bool = False,
     ) -> Score:
-        """The instrument failed: no number, masked in training, counted by kind."""
-        return cls(None, "failed", detail, failure=Failure(kind, detail, retryable, retry_after_s))
+        """The instrument failed: no number, masked in training, counted by kind. See `Failure`."""
+        failure = Failure(kind, detail, retryable, retry_after_s, hopeless)
+        return cls(None, "failed", detail, failure=failure)
 
     def stamped(self, **changes: Any) -> Score:
         """A copy with bookkeeping fields (evaluator, fingerprint, latency_s, ...) filled in."""

@@ -149,20 +149,26 @@ def judge(source: str) -> Any:
 
 
 def test_a_run_remembers_its_evaluator_and_another_one_needs_consent(run, tiny_model_dir):
-    spec = recipe()
+    spec = recipe(evaluator={"use": "exact", "require_check": "none"})
     first, other = judge("lambda text: 1.0"), judge("lambda text: 0.5")
     order, policy, updater = parts(tiny_model_dir, spec)
     progress = Progress(step=1)
-    progress.admit(first, accept_change=False, note=pytest.fail)
+    progress.admit(run, spec, first, accept_change=False, note=pytest.fail)
     progress.save(run, order, updater, policy, spec)
 
-    Progress.newest(run, pytest.fail).admit(first, accept_change=False, note=pytest.fail)
+    Progress.newest(run, pytest.fail).admit(run, spec, first, accept_change=False, note=pytest.fail)
     with pytest.raises(
         RunError, match="not the one this run began with .* agree with --accept-evaluator-change"
     ):
-        Progress.newest(run, pytest.fail).admit(other, accept_change=False, note=pytest.fail)
+        Progress.newest(run, pytest.fail).admit(run, spec, other, accept_change=False, note=pytest.fail)
     notes: list[str] = []
     again = Progress.newest(run, pytest.fail)
-    again.admit(other, accept_change=True, note=notes.append)
+    again.admit(run, spec, other, accept_change=True, note=notes.append)
     assert again.evaluator == other.fingerprint()
     assert "as agreed; rewards before and after step 1 are not comparable" in notes[0]
+
+
+def test_a_recipe_that_asks_for_a_passing_check_gets_no_evaluator_without_one(run):
+    strict = recipe(evaluator={"use": "exact", "require_check": "pass"})
+    with pytest.raises(RunError, match="has not been checked as it is now"):
+        Progress().admit(run, strict, judge("lambda text: 0.25"), accept_change=False, note=pytest.fail)

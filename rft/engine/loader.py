@@ -26,14 +26,15 @@ def plain_linear(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tens
     Few rows (decoding) run as (W x^T)^T: with the weight on the left oneDNN needs no transposed copy of
     it. What that gains, and what is still lost to vLLM's packed kernels, stands in benchmarks/README.md.
     """
-    if x_MK.dim() == 2 and 1 < x_MK.shape[0] <= _ROWS.get(weight_NK.dtype, 0):
-        out_MN = torch.mm(weight_NK, x_MK.t()).t().contiguous()
+    if x_MK.dim() == 2 and 1 < x_MK.shape[0] <= _FEW_ROWS:
+        out_MN = x_MK.new_empty(x_MK.shape[0], weight_NK.shape[0])
+        out_MN.copy_(torch.mm(weight_NK, x_MK.t()).t())  # in parallel, which `contiguous` is not
         return out_MN if bias_N is None else out_MN.add_(bias_N)
     return nn.functional.linear(x_MK, weight_NK, bias_N)
 
 
-# Above so many rows the product is compute-bound and F.linear's own blocking wins.
-_ROWS = {torch.float32: 32, torch.bfloat16: 128, torch.float16: 128}
+_FEW_ROWS = 32
+"""Above so many the product is compute-bound, and turning the result costs more than F.linear's copy."""
 
 
 @register_model_loader(PLAIN)

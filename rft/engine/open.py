@@ -32,8 +32,8 @@ def prepare_process() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
     # A library of vLLM's server gives the root logger this level; its default would hide our warnings.
     os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", "WARNING")
-    # Huge pages for large tensors (where the kernel lets a process ask): torch's heap then fragments less, which
-    # takes a quarter of what an update adds to memory.
+    # Huge pages for large tensors, where the kernel lets a process ask: the heap then fragments less, which
+    # saves a quarter of what an update adds to memory.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # vLLM makes torch.set_num_threads a no-op, so the number is fixed before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))

@@ -1,8 +1,8 @@
 """What an answer that is not the promised one means, and whether asking again may help.
 
     2xx                     the answer
-    3xx                     bug: redirects are not followed, they would carry credentials elsewhere
-    401, 403, 404, 405      bug: a wrong token or address never heals by waiting
+    3xx                     hopeless: redirects are not followed, they would carry credentials elsewhere
+    401, 403, 404, 405      hopeless: a wrong token or address never heals by waiting
     408                     timeout, retryable
     425, 429                rate_limited, retryable, no sooner than Retry-After
     5xx                     server, retryable, no sooner than Retry-After
@@ -10,8 +10,9 @@
     no answer in time       timeout, retryable
     no connection, or cut   transport, retryable
 
-A bug is masked like every failure, and a few of them stop the run. Whether a retryable failure is tried again
-is decided by whoever runs the evaluator. Details are redacted, as they are stored.
+A bug is masked like every failure, and a few of them stop the run; a hopeless one stops it alone. Whether a
+retryable failure is tried again is decided by whoever runs the evaluator. Details are redacted, as they are
+stored.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rft.secrets import hide, redact
 from rft.types import FailureKind
 
 _PASSING: dict[int, FailureKind] = {408: "timeout", 425: "rate_limited", 429: "rate_limited"}
+_HOPELESS = (401, 403, 404, 405)
 _MISUSE = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _EXCERPT = 200
 _LONGEST_WAIT_S = 86_400.0
@@ -47,7 +49,8 @@ def fault_of(response: httpx.Response, credentials: Collection[str] = ()) -> Eva
         return EvaluatorError(
             kind, f"{told}: {excerpt(response)}", retryable=True, retry_after_s=retry_after_s(response)
         )
-    return EvaluatorError("bug", f"{told}: {_never_heals(response, credentials)}")
+    hopeless = status in _HOPELESS or response.is_redirect
+    return EvaluatorError("bug", f"{told}: {_never_heals(response, credentials)}", hopeless=hopeless)
 
 
 def broken(error: httpx.RequestError, host: str) -> EvaluatorError:

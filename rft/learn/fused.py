@@ -42,11 +42,11 @@ def fuse(model: nn.Module, *, recompute_mlp: bool) -> dict[str, int]:
     return replaced
 
 
-def _twin(module: nn.Module, recompute_mlp: bool) -> type | None:
+def _twin(module: Any, recompute_mlp: bool) -> type | None:
     """A subclass of the module's class with a faster forward, or None when there is none that agrees."""
     forward: Callable[..., Tensor]
     if "RMSNorm" in type(module).__name__ and _eps(module) is not None:
-        forward, width = _norm_forward, module.weight.numel()  # type: ignore[operator, union-attr]  # a weight
+        forward, width = _norm_forward, module.weight.numel()
     elif all(isinstance(getattr(module, name, None), nn.Module) for name in _MLP):
         forward = _mlp_again if recompute_mlp else _mlp_forward
         width = getattr(module.gate_proj, "in_features", 0)

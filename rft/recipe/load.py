@@ -68,9 +68,7 @@ def recipe_from(values: Mapping[str, Any], *, source: str, folder: Path) -> Reci
     return recipe
 
 
-def _drafted(
-    source: str, folder: Path, text: str, overrides: Sequence[str]
-) -> tuple[Draft, Recipe | None]:
+def _drafted(source: str, folder: Path, text: str, overrides: Sequence[str]) -> tuple[Draft, Recipe | None]:
     draft = make_draft(source, folder, text, overrides)
     if str(folder) not in sys.path:  # for `module:Class`; last, so that it hides nothing installed
         sys.path.append(str(folder))

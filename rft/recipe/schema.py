@@ -113,7 +113,8 @@ class ModelSpec(Section):
     """Run Python code that comes with a hub model."""
     gradient_checkpointing: Literal["none", "mlp", "full"] = "full"
     """What the backward pass computes again instead of keeping it. `full`: whole layers; `mlp`: feed-forward
-    layers only, for a tenth less time and more memory; `none`: for a little less time and twice the memory."""
+    layers only, for a tenth less time and more memory; `none`: for a little less time and twice the memory.
+    """
 
 
 class EngineSpec(Section):

@@ -33,7 +33,11 @@ def attribute(error: BaseException) -> Score:
     """The failed score for an exception that left `evaluate`."""
     if isinstance(error, EvaluatorError):
         return Score.failed(
-            error.kind, redact(error.detail), retryable=error.retryable, retry_after_s=error.retry_after_s
+            error.kind,
+            redact(error.detail),
+            retryable=error.retryable,
+            retry_after_s=error.retry_after_s,
+            hopeless=error.hopeless,
         )
     if isinstance(error, TimeoutError) or _is_httpx(error, "TimeoutException"):
         return Score.failed("timeout", _told(error), retryable=True)

@@ -1,4 +1,4 @@
-"""Finished rollouts scored as training scores them: each prompt's answers together, settled once all are in."""
+"""Finished rollouts scored as training scores them: each prompt's answers together, settled once complete."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Stops a run whose evaluator is broken, before masking hides it for hours.
 
 Three thresholds: the share of failures among the latest evaluations, the number of exceptions that are the
-author's own, and the share of a step's groups that have enough members with a number. A budget that is spent
-stops at once. Skipped and not-applicable scores are decisions, not failures: only groups go short of them.
+author's own, and the share of a step's groups that have enough members with a number. A spent budget stops at
+once, and so does a failure that can only be repeated (a refused key). Skipped and not-applicable scores are
+decisions, not failures: only groups go short of them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class FailureWatch:
         self.counts_by_kind: Counter[FailureKind] = Counter()
         """Over the whole run."""
         self._example: dict[str, str] = {}
+        self._hopeless: str | None = None
         self._recent: deque[FailureKind | None] = deque(maxlen=window)
         self._groups: Sequence[bool] = ()
 
@@ -50,6 +52,8 @@ class FailureWatch:
             if one.failure is not None:
                 self.counts_by_kind[one.failure.kind] += 1
                 self._example[one.failure.kind] = one.failure.detail
+                if one.failure.hopeless:
+                    self._hopeless = one.failure.detail
 
     def record_groups(self, enough: Sequence[bool]) -> None:
         """Takes note of a step's groups: which of them have enough members with a number."""
@@ -57,6 +61,8 @@ class FailureWatch:
 
     def reason(self) -> str | None:
         """Why the run should stop now, in one sentence with the top kinds and an example each; else None."""
+        if self._hopeless is not None:
+            return f"every further evaluation would fail like this one: {self._hopeless}"
         bugs = self.counts_by_kind["bug"]
         failures = [kind for kind in self._recent if kind is not None]
         if bugs > self.max_bugs:

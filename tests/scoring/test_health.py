@@ -107,3 +107,13 @@ def test_a_composite_that_failed_is_counted_once():
 
 def test_counts_cover_the_whole_run():
     assert watched(*[SLOW] * 20, *[OK] * 600, BUG).counts_by_kind == {"timeout": 20, "bug": 1}
+
+
+def test_one_failure_that_can_only_be_repeated_is_enough():
+    watch = FailureWatch(max_failure_rate=1.0, max_bugs=100)
+    watch.record(Score.failed("bug", "KeyError: 'fee'"))
+    assert watch.reason() is None
+    watch.record(Score.failed("bug", "HTTP 401 from api: it refuses Authorization", hopeless=True))
+    assert watch.reason() == (
+        "every further evaluation would fail like this one: HTTP 401 from api: it refuses Authorization"
+    )

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from rft.preview import Diff, Preview, Row
-from rft.preview_text import MOST_GROUPS, SIGNS, WORDS, advantage, counted, equal, number, summary, visible
+from rft.notebook.preview import Diff, Preview, Row
+from rft.notebook.text import MOST_GROUPS, SIGNS, WORDS, advantage, counted, equal, number, summary, visible
 from rft.types import Task
 
 _LONG = 300

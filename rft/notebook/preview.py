@@ -62,17 +62,17 @@ class _Shown:
     """Shows itself in a notebook as HTML and anywhere else as text."""
 
     def _repr_html_(self) -> str:
-        from rft.preview_html import page
+        from rft.notebook.html import page
 
         return page(self)
 
     def __rich__(self) -> RenderableType:
-        from rft.preview_text import lines
+        from rft.notebook.text import lines
 
         return lines(self)
 
     def __repr__(self) -> str:
-        from rft.preview_text import as_text
+        from rft.notebook.text import as_text
 
         return as_text(self)
 

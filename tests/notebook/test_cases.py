@@ -8,7 +8,7 @@ import pytest
 
 from rft import Message, Rollout, Task, evaluator, score
 from rft.errors import UserError
-from rft.preview_cases import add_case
+from rft.notebook.cases import add_case
 
 GRADER = """
 from pydantic import BaseModel

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rft.preview import Diff, Preview, Push, Row
+from rft.notebook.preview import Diff, Preview, Push, Row
 
 MOST_GROUPS = 20
 """Prompts shown; a longer preview says how many it leaves out."""

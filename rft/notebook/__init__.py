@@ -23,8 +23,8 @@ from rft import background
 from rft.data.rows import Row
 from rft.data.tasks import to_task
 from rft.errors import RunError, UserError
-from rft.preview import diff, preview
-from rft.preview_cases import add_case
+from rft.notebook.cases import add_case
+from rft.notebook.preview import diff, preview
 from rft.recipe.schema import Recipe, SourceSpec
 from rft.types import Rollout, Score, Task
 

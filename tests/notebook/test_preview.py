@@ -16,8 +16,8 @@ from rft.errors import UserError
 from rft.evaluators import Length
 from rft.learn.advantage import assign_credit
 from rft.learn.batch import to_batch
-from rft.preview import advantages, diff, preview
-from rft.preview_text import MOST_GROUPS
+from rft.notebook.preview import advantages, diff, preview
+from rft.notebook.text import MOST_GROUPS
 from rft.recipe.load import recipe_from
 from rft.scoring.compose import Part, Weighted
 from rft.types import Group, Turn
