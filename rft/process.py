@@ -40,10 +40,10 @@ def release_memory() -> None:
 def release_threads() -> None:
     """Ends this thread's idle OpenMP workers, so that another thread's run at full speed.
 
-    They come back by need, which takes microseconds.
-    Every thread that computes has its own workers. GNU's OpenMP counts them all, and where they outnumber the
-    cores it lets none of them spin between two parallel loops: with the trainer's workers merely asleep, the
-    engine decodes at 60 to 75 % of its speed. So a thread that stops computing lets them go.
+    They come back by need. Every thread that computes has its own workers. GNU's OpenMP counts them all, and
+    where they outnumber the cores it lets none of them spin between two parallel loops: with the trainer's
+    workers merely asleep, the engine decodes at half to three quarters of its speed (benchmarks/README.md). So
+    a thread that stops computing lets them go.
     """
     try:
         pause = ctypes.CDLL("libgomp.so.1").omp_pause_resource_all
