@@ -42,8 +42,8 @@ def release_threads() -> None:
 
     They come back by need. Every thread that computes has its own workers. GNU's OpenMP counts them all, and
     where they outnumber the cores it lets none of them spin between two parallel loops: with the trainer's
-    workers merely asleep, the engine decodes at half to three quarters of its speed (benchmarks/README.md). So
-    a thread that stops computing lets them go.
+    workers merely asleep, the engine decodes at half to three quarters of its speed (benchmarks/README.md).
+    So a thread that stops computing lets them go.
     """
     try:
         pause = ctypes.CDLL("libgomp.so.1").omp_pause_resource_all

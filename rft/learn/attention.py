@@ -23,7 +23,7 @@ from rft.learn.small_attention import SmallAttention
 TREES = "rft_trees"
 
 _FEW = 128
-"""Query tokens up to which products are taken: twice as fast as torch's flash kernel at 64, slower at 200."""
+"""Up to so many query tokens: products are twice as fast as torch's flash kernel at 64, slower at 200."""
 
 
 @dataclass(frozen=True)

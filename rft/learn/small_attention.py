@@ -1,8 +1,9 @@
 """Scaled dot product attention for few tokens, as a handful of batched matrix products.
 
 torch's flash kernels for a CPU are made for long sequences: in bfloat16, at the lengths of a prompt and its
-short answers, they take twice as long as these products (in float32 about as long). Scores are float32 whatever the model's dtype, as in the
-flash kernels; nothing of the size of the scores survives the forward, the backward computes them again.
+short answers, they take twice as long as these products (in float32 about as long). Scores are float32
+whatever the model's dtype, as in the flash kernels; nothing of their size survives the forward, the backward
+computes them again.
 """
 
 from __future__ import annotations
