@@ -97,7 +97,8 @@ def train(
                 keep_constant=recipe.algorithm.beta > 0,
             )
 
-            # 3 credit, relative to the group
+            # 3 credit: what each token did better than expected
+            batch = parts.updater.measure(batch)
             batch = assign_credit(batch, recipe.algorithm.scale_rewards)
 
             # 4 clipped passes; shared weights are written while the engine holds still

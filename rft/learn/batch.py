@@ -84,6 +84,14 @@ class Batch:
     trains_S: Tensor
     """True: computed in the update. False: counted in normalisers only."""
     stats: BatchStats
+    old_logprobs_N: Tensor | None = None
+    """The policy's before the update; None where the loss's own serve (one pass, one minibatch)."""
+    ref_logprobs_N: Tensor | None = None
+    """The reference's; None without a KL term."""
+    values_N: Tensor | None = None
+    """What the critic expected before each token; None without a critic."""
+    returns_N: Tensor | None = None
+    """What the critic should have expected; set with the credit."""
 
     @property
     def num_tokens(self) -> int:

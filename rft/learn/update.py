@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,9 @@ class Updater:
         self._abilities = abilities
         self._autocast = autocast
         self.device = next(model.parameters()).device
+        self._measured_s = 0.0
+        self._moves_within = algorithm.num_iterations > 1 or algorithm.minibatches > 1
+        self._has_kl = algorithm.beta != 0.0
         mismatch = algorithm.mismatch
         self._config = LossConfig(
             epsilon_low=algorithm.epsilon,
@@ -97,22 +100,37 @@ class Updater:
             mismatch_clip_max=mismatch.clip_max,
         )
 
+    def measure(self, batch: Batch) -> Batch:
+        """The batch with what credit and loss compare with, computed before anything moves."""
+        started = self._now()
+        batch = replace(
+            batch,
+            old_logprobs_N=self.logprobs(batch) if self._moves_within else None,
+            ref_logprobs_N=self._reference_logprobs(batch) if self._has_kl else None,
+        )
+        self._measured_s = self._now() - started
+        return batch
+
     def update(
         self, batch: Batch, *, writing: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> UpdateStats:
-        """Runs the passes and optimizer steps for one batch with credit assigned; changes the model in place.
+        """Runs the passes and optimizer steps for a measured batch with credit; changes the model in place.
 
         Args:
             writing: held around each optimizer step, for whoever else reads the parameters.
+
+        Raises ValueError for a batch that was not measured and has to be.
         """
-        stats = UpdateStats()
+        if (self._moves_within and batch.old_logprobs_N is None) or (
+            self._has_kl and batch.ref_logprobs_N is None
+        ):
+            raise ValueError("the batch was not measured: pass it through Updater.measure first")
+        stats = UpdateStats(forward_s=self._measured_s)
         algorithm = self._algorithm
         minibatches = [
             part for part in batch.minibatches(algorithm.minibatches) if batch.trains_S[part].any()
         ]
-        on_policy = algorithm.num_iterations == 1 and algorithm.minibatches == 1
-        old_N = None if on_policy else self.logprobs(batch, stats)
-        ref_N = self._reference_logprobs(batch, stats) if algorithm.beta != 0.0 else None
+        old_N, ref_N = batch.old_logprobs_N, batch.ref_logprobs_N
         seen = _Seen()
         for _ in range(algorithm.num_iterations):
             for members in minibatches:
@@ -122,28 +140,23 @@ class Updater:
         return stats
 
     @torch.no_grad()
-    def logprobs(
-        self, batch: Batch, stats: UpdateStats | None = None, model: nn.Module | None = None
-    ) -> Tensor:
+    def logprobs(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Log-probabilities of a batch's policy tokens now, float32 [N]; 0 where the batch does not train."""
         model = self._model if model is None else model
         was_training = model.training
         model.eval()
-        started = self._now()
         logprobs_N = torch.zeros(batch.num_tokens)
         for row in self._rows(batch, list(range(len(batch.sequences)))):
             logprobs_N[row.index_M] = self._forward(model, row)[0].cpu()
         model.train(was_training)
-        if stats is not None:
-            stats.forward_s += self._now() - started
         return logprobs_N
 
-    def _reference_logprobs(self, batch: Batch, stats: UpdateStats) -> Tensor:
+    def _reference_logprobs(self, batch: Batch) -> Tensor:
         if self._reference is not None:
-            return self.logprobs(batch, stats, self._reference)
+            return self.logprobs(batch, self._reference)
         disable: Callable = self._model.disable_adapter  # type: ignore[assignment]  # peft's, checked in __init__
         with disable():
-            return self.logprobs(batch, stats)
+            return self.logprobs(batch)
 
     def _step(
         self,

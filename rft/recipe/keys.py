@@ -76,7 +76,8 @@ def nearest_key(path: str) -> str | None:
     if name in OTHER_WORDS:
         return OTHER_WORDS[name]
     beside = {known.rpartition(".")[2]: known for known in paths if known.rpartition(".")[0] == parent}
-    anywhere = {known.rpartition(".")[2]: known for known in reversed(paths)}
+    deepest_first = sorted(reversed(paths), key=lambda known: -known.count("."))
+    anywhere = {known.rpartition(".")[2]: known for known in deepest_first}
     for candidates, cutoff in ((beside, 0.6), (anywhere, 0.75)):
         close = difflib.get_close_matches(name, candidates, 1, cutoff)
         if close:

@@ -133,7 +133,7 @@ def gradient_of(
         abilities=Abilities(packing, chunked_head=True),
         reference=reference,
     )
-    stats = updater.update(assign_credit(batch, algorithm.scale_rewards))
+    stats = updater.update(assign_credit(updater.measure(batch), algorithm.scale_rewards))
     return stats, keeper.gradients[0] if keeper.gradients else {}
 
 

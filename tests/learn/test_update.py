@@ -121,7 +121,7 @@ def test_minibatch_gradients_add_up_to_the_whole():
         abilities=Abilities("shared", True),
     )
     batch = to_batch(groups, mask_truncated=False, min_valid=0.0)
-    updater.update(assign_credit(batch, "group"))
+    updater.update(assign_credit(updater.measure(batch), "group"))
     assert len(keeper.gradients) == 2
     # dapo divides each of two steps by half the batch's tokens, so their mean is the whole.
     mean = {name: (keeper.gradients[0][name] + keeper.gradients[1][name]) / 2 for name in whole}
@@ -196,7 +196,8 @@ def test_later_passes_measure_their_ratio_against_the_policy_before_the_first():
     model = tiny_llama()
     groups = _own_samples(model, random_groups(4))
     batch = assign_credit(to_batch(groups, mask_truncated=False, min_valid=0.0), "group")
-    stats = _updater(model, AlgorithmSpec(num_iterations=3)).update(batch)
+    updater = _updater(model, AlgorithmSpec(num_iterations=3))
+    stats = updater.update(updater.measure(batch))
     assert stats.steps == 3
     assert stats.metrics["ratio_max"] > 1.01
     assert stats.metrics["clip_high"] > 0.0

@@ -1,0 +1,123 @@
+"""How scores become gradients."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from rft.recipe.schema.section import Probability, Section
+
+UnitShare = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class MismatchSpec(Section):
+    """Correction for the sampler being not quite the policy that is trained."""
+
+    mode: Literal["off", "truncate", "mask", "icepop"] = "mask"
+    """What happens beyond the trusted band: nothing, the weight is cut to `clip_max`, or the tokens are left
+    out above `clip_max` (`mask`) or outside `clip_min` to `clip_max` (`icepop`)."""
+    level: Literal["token", "sequence", "geometric"] = "sequence"
+    """Weigh each token by itself, each completion as a whole, or by its tokens' geometric mean."""
+    clip_max: PositiveFloat = 3.0
+    """Largest trusted ratio of policy to sampler probability."""
+    clip_min: NonNegativeFloat = 0.5
+    """Smallest trusted ratio; for `icepop`."""
+    off_policy_threshold: PositiveFloat | None = None
+    """Leave out bad completions whose mean log-ratio of sampler to policy is above this, nats."""
+
+
+class KLSpec(Section):
+    """The divergence from a reference model that `algorithm.beta` weighs."""
+
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How it is estimated from one sample: plain, squared, or the low-variance one (Schulman 2020)."""
+    place: Literal["loss", "reward"] = "loss"
+    """A term of the loss, or taken off each token's reward before credit is given."""
+    corrected: bool = False
+    """Weigh the loss term by the importance ratio, which makes its gradient unbiased off policy."""
+    sync_every: NonNegativeInt = 0
+    """Steps after which the reference follows the policy; 0 keeps the starting model."""
+    sync_mix: UnitShare = 1.0
+    """How far it follows: 1 takes the policy's weights, less mixes them in."""
+
+
+class EntropySpec(Section):
+    """Keeping the policy undecided enough to explore."""
+
+    coef: NonNegativeFloat = 0.0
+    """Weight of the mean token entropy, which the loss then rewards."""
+    target: NonNegativeFloat | None = None
+    """Nats a token; below it `coef` grows by `step` each update, above it shrinks. Unset: `coef` stays."""
+    step: PositiveFloat = 1e-3
+    """How fast `coef` follows its target."""
+    top_quantile: UnitShare = 1.0
+    """Train only on this share of tokens: those where the policy is least decided (arXiv:2506.01939)."""
+
+
+class CriticSpec(Section):
+    """PPO's value function and what is made of it."""
+
+    kind: Literal["head", "model"] = "head"
+    """A linear head on the policy's own trunk, or a model of its own that starts from the same weights."""
+    learning_rate: PositiveFloat | None = None
+    """When unset, the policy's times ten."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps that train the critic alone, before the policy moves."""
+    coef: PositiveFloat = 0.5
+    """Weight of the value loss, for a head that shares the policy's trunk."""
+    epsilon: PositiveFloat | None = 0.2
+    """A value may move so far in one update before its gradient is clipped; null does not clip."""
+    gamma: UnitShare = 1.0
+    """Discount a token."""
+    lam: Probability = 0.95
+    """GAE's lambda: 1 is the return itself, 0 the one-step difference."""
+    whiten: bool = True
+    """Give advantages mean 0 and variance 1 over the batch."""
+
+
+class AlgorithmSpec(Section):
+    """How scores become gradients."""
+
+    kind: Literal["grpo", "ppo", "sft", "dpo", "kto"] = "grpo"
+    """`grpo`: answers to one prompt are compared with each other. `ppo`: a critic says what was to be
+    expected. `sft`, `dpo`, `kto`: no rollouts; examples, pairs or thumbs from `data.train`."""
+    loss_type: str = "dapo"
+    """`grpo`, `dr_grpo`, `dapo`, `bnpo`, `cispo`, `sapo`, `luspo`, `vespo`, or one of your own by
+    `module:function`; see rft/learn/loss.py."""
+    loss_args: dict[str, Any] = Field(default_factory=dict)
+    """Constants of a loss type that has some, by its parameters' names."""
+    importance_level: Literal["token", "sequence"] = "token"
+    """Whose probability ratio is clipped: each token's, or the whole completion's geometric mean (GSPO)."""
+    advantage: str = "group"
+    """Credit: `group`, `rloo`, `reinforce_pp`, `reinforce_pp_baseline`, `max_rl`, `gdpo`, or one of your own
+    by `module:function`; see rft/learn/credit.py. PPO takes its critic's."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Whose standard deviation divides the centred reward."""
+    turn_credit: Literal["rollout", "turn"] = "rollout"
+    """Every token has its rollout's credit, or that of what followed its turn, where an evaluator or an
+    environment gave values for turns."""
+    epsilon: NonNegativeFloat = 0.2
+    """The policy may move by this ratio in one update before its gradient is clipped."""
+    epsilon_high: NonNegativeFloat | None = None
+    """Upper clip; `epsilon` when unset."""
+    delta: PositiveFloat | None = None
+    """Two-sided clipping: the ratio counts at most this much, whatever the advantage's sign."""
+    dual_clip: Annotated[float, Field(gt=1.0)] | None = None
+    """A bad answer's loss counts at most this many times its advantage (arXiv:1912.09729)."""
+    beta: NonNegativeFloat = 0.0
+    """Weight of the KL divergence from the reference; 0 loads none."""
+    kl: KLSpec = KLSpec()
+    """How that divergence is estimated, and where it counts."""
+    entropy: EntropySpec = EntropySpec()
+    """Keeping the policy undecided enough to explore."""
+    num_iterations: PositiveInt = 1
+    """Passes over one batch."""
+    minibatches: PositiveInt = 1
+    """Optimizer steps per pass."""
+    mismatch: MismatchSpec = MismatchSpec()
+    """Correction for the difference between sampler and policy."""
+    critic: CriticSpec = CriticSpec()
+    """PPO's value function."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """For `sft`, `dpo`, `kto`: any further argument of TRL's config of that name."""
