@@ -49,7 +49,7 @@ def test_all_mistakes_come_out_together_with_line_path_and_what_was_got(write):
         "  learning_rate: fast\n"
         "  optimizer:\n"
         "    betas: [0.9, x]\n"
-        "algorithm: {loss_type: dapoo}\n"
+        "algorithm: {kind: grpoo}\n"
         "steps: 3\n"
     )
     found = {(problem.path, problem.line, problem.got) for problem in problems(path)}
@@ -57,7 +57,7 @@ def test_all_mistakes_come_out_together_with_line_path_and_what_was_got(write):
         ("train.stpes", 5, "5"),
         ("train.learning_rate", 6, '"fast"'),
         ("train.optimizer.betas.1", 8, '"x"'),
-        ("algorithm.loss_type", 9, '"dapoo"'),
+        ("algorithm.kind", 9, '"grpoo"'),
         ("steps", 10, "3"),
         ("evaluator", None, None),
     }
