@@ -64,7 +64,7 @@ def test_all_mistakes_come_out_together_with_line_path_and_what_was_got(write):
     said = str(RecipeError("r", problems(path)))
     assert "line 5, train.stpes: unknown key; did you mean 'train.steps'? (got 5)" in said
     assert "line 10, steps: unknown key; did you mean 'train.steps'?" in said
-    assert "did you mean 'dapo'?" in said
+    assert "did you mean 'grpo'?" in said
     assert "evaluator: required, but not given" in said
 
 
