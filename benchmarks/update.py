@@ -3,15 +3,15 @@
     .venv/bin/python benchmarks/update.py --prompts 2    the whole grid
     .venv/bin/python benchmarks/update.py --quick        one point: prompts of 160 tokens, answers of 20
 
-The same on both sides: SmolLM2-135M-Instruct with bfloat16 weights, gradients and AdamW states, random tokens
-in groups of 8, random rewards, GRPO with the DAPO normaliser, no KL term, gradients clipped at 1, fused AdamW,
-all cores. All answers of a point are equally long, so TRL has nothing to pad. rft's side is measure, credit and
-update as the page calls them; TRL's is its own compute_loss on prepared inputs, backward, clipping and step.
-Both with and without gradient checkpointing ("full": rft's default; "none": TRL's fastest), rft in rows of
-`train.micro_batch_tokens`, TRL in as many rows per pass as `--rows` says.
+The same on both sides: SmolLM2-135M-Instruct with bfloat16 weights, gradients and AdamW states, random
+tokens in groups of 8, random rewards, GRPO with the DAPO normaliser, no KL term, gradients clipped at 1,
+fused AdamW, all cores. All answers of a point are equally long, so TRL has nothing to pad. rft's side is
+measure, credit and update as the page calls them; TRL's is its own compute_loss on prepared inputs,
+backward, clipping and step. Both with and without gradient checkpointing ("full": rft's default; "none":
+TRL's fastest), rft in rows of `train.micro_batch_tokens`, TRL in as many rows per pass as `--rows` says.
 
 `speedup` and `memory_ratio` compare the two with the same setting; memory is the peak less what the process
-held before it loaded the model. `gradient` is the norm on the first step: the same, or they do not do the same.
+held before it loaded the model. `gradient` is the norm on the first step, to show that both do the same.
 """
 
 from __future__ import annotations
