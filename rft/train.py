@@ -4,33 +4,28 @@
 
 P prompts become P groups of G rollouts; scores become advantages relative to the group; clipped passes
 change the policy; the engine samples the next step with the same weights. What each step decides stands
-in its own room: rollout/, scoring/, learn/, engine/, runs/.
+in its own room: rollout/, scoring/, learn/, engine/, runs/; what surrounds a step, in `around.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 from rft import background
-from rft.assemble import Parts, assemble
+from rft.around import Clock, due, go_on, judge, prove_bond, roll_out, status
+from rft.assemble import assemble
 from rft.errors import RunStopped
 from rft.heldout import Judged, summarise
-from rft.process import release_memory, release_threads
+from rft.process import release_memory
 from rft.progress import Progress
 from rft.recipe.load import dump_recipe
 from rft.recipe.schema import Recipe
-from rft.rollout.collect import collect
-from rft.runs.folder import RunFolder, State
+from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet
-from rft.runs.rollouts import read_rollouts
 from rft.runs.signals import StopRequest
 from rft.runs.summary import Summary
 from rft.runs.view import View
-from rft.types import Group, Task
 
 
 def train(
@@ -56,7 +51,7 @@ def train(
     progress = Progress.newest(run, view.note) if resume else Progress()
     with (
         view,
-        _status(run, recipe, progress),
+        status(run, recipe, progress),
         Quiet(run.log_path, debug=debug),
         StopRequest(view.note) as stop,
         assemble(
@@ -77,15 +72,15 @@ def train(
         view.done = progress.step
         background.run(parts.supervisor.begin(progress.step))
         judged = Judged.stored(run) if resume else []
-        judged = judged or [_judge(parts, run, view, progress.step, "before")]
+        judged = judged or [judge(parts, run, view, progress.step, "before")]
         parts.supervisor.afford(progress.step)
         for step in range(progress.step, recipe.train.steps):
-            clock = _Clock()
+            clock = Clock()
             tasks_P = parts.order.take(recipe.train.prompts_per_step)
 
             # 1 roll out and score, overlapped
             view.phase("rollout")
-            groups_P = _roll_out(parts, tasks_P, view, seed_parts=(recipe.seed, step))
+            groups_P = roll_out(parts, tasks_P, view, seed_parts=(recipe.seed, step))
             clock.lap("rollout")
 
             # 2 tokens and masks, in one place
@@ -114,119 +109,25 @@ def train(
             # 6 write down, judge, save
             progress.step = step + 1
             metrics = step_metrics(groups_P, batch.stats, stats, published, clock.seconds)
-            parity, broken = _parity(parts, view, progress.step)
+            parity, broken = prove_bond(parts, view, progress.step)
             health, trouble = background.run(parts.supervisor.after(progress.step, groups_P))
             metrics |= parity | health
             trouble = trouble or broken
             run.write_rollouts(progress.step, groups_P)
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
-            if (last and trouble is None) or _due(recipe.eval.every, progress.step):
-                judged.append(_judge(parts, run, view, progress.step, f"step {progress.step}"))
+            if (last and trouble is None) or due(recipe.eval.every, progress.step):
+                judged.append(judge(parts, run, view, progress.step, f"step {progress.step}"))
                 metrics |= judged[-1].metrics()
             run.record(progress.step, metrics)
             view.step(metrics)
-            if last or _due(recipe.train.checkpoint.every, progress.step):
+            if last or due(recipe.train.checkpoint.every, progress.step):
                 view.phase("checkpoint")
                 progress.save(run, parts.order, parts.updater, parts.policy, recipe)
             if trouble is not None:
-                raise RunStopped(f"{trouble}; step {progress.step} is saved, {_go_on(run)}")
+                raise RunStopped(f"{trouble}; step {progress.step} is saved, {go_on(run)}")
             if stop.requested and progress.step < recipe.train.steps:
-                view.note(f"stopped after step {progress.step} of {recipe.train.steps}; {_go_on(run)}")
+                view.note(f"stopped after step {progress.step} of {recipe.train.steps}; {go_on(run)}")
                 break
     summary = summarise(run, progress.step, time.perf_counter() - started, judged[0], judged[-1])
     run.write_report(summary.to_markdown())
     return summary
-
-
-# --- below the page: what its words mean, no decisions ------------------------------------------------
-
-
-def _roll_out(
-    parts: Parts, tasks_P: Sequence[Task], view: View, *, seed_parts: Sequence[object], heldout: bool = False
-) -> list[Group]:
-    recipe = parts.recipe
-    release_threads()  # the engine's turn
-    return background.run(
-        collect(
-            parts.player,
-            parts.runner.score,
-            tasks_P,
-            group_size=recipe.eval.samples if heldout else recipe.rollout.group_size,
-            seed_parts=seed_parts,
-            temperature=recipe.eval.temperature if heldout else recipe.rollout.temperature,
-            settle=parts.runner.settle,
-            ready=parts.runner.ready,
-            on_progress=view.progress,
-        )
-    )
-
-
-@dataclass
-class _Clock:
-    """Seconds by phase since it was made; "step" is all of them."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: {"step": 0.0})
-    last: float = field(default_factory=time.perf_counter)
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = now - self.last
-        self.seconds["step"] += now - self.last
-        self.last = now
-
-
-def _judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> Judged:
-    view.phase("held-out")
-    # The same seeds each time: what changes between two evaluations is the policy.
-    groups = _roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True)
-    parts.supervisor.saw(groups)
-    judged = Judged(read_rollouts(run.write_rollouts(step, groups, split="heldout")))
-    run.event("heldout", step=step, when=when, **judged.metrics())
-    if (estimate := judged.estimate) is not None:
-        view.heldout(estimate.mean, estimate.low, estimate.high, when)
-    return judged
-
-
-def _parity(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str | None]:
-    """Proves the weights again where it is due; a bond that broke is replaced by the next.
-
-    Returns metrics, and why the run must stop where no way of publishing holds any more.
-    """
-    if not _due(parts.recipe.engine.parity_every, step):
-        return {}, None
-    from rft.engine.views import BindingError
-
-    try:
-        try:
-            parity = parts.weights.check()
-        except BindingError as error:
-            parity = parts.weights.fall_back(str(error))
-            view.note(f"step {step}: publishing by {parts.weights.mode} from now on: {error}")
-    except BindingError as error:
-        return {}, str(error)
-    return {"parity/mean": parity.mean, "parity/max": parity.max}, None
-
-
-def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _go_on(run: RunFolder) -> str:
-    return f"go on with: rft train --resume {run.path}"
-
-
-@contextmanager
-def _status(run: RunFolder, recipe: Recipe, progress: Progress) -> Iterator[None]:
-    """Leaves in the run folder how the run ended."""
-    steps = recipe.train.steps
-    run.set_status("running", step=progress.step, steps=steps)
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.set_status("stopped", step=progress.step, steps=steps, message="interrupted")
-        raise
-    except Exception as error:
-        state: State = "stopped" if isinstance(error, RunStopped) else "failed"
-        run.set_status(state, step=progress.step, steps=steps, message=str(error))
-        raise
-    run.set_status("finished" if progress.step >= steps else "stopped", step=progress.step, steps=steps)

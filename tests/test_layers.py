@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Where rooms meet. A page may import anything of ours; only pages import pages.
 PAGES = {
     "rft.train",
+    "rft.around",
     "rft.assemble",
     "rft.progress",
     "rft.heldout",

@@ -1,0 +1,120 @@
+"""What surrounds a step in every training page: rollouts, held-out judging, the bond's proof, how a run ends.
+
+Nothing here decides what is learned; the pages (`train.py`, `offline.py`) do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rft import background
+from rft.assemble import Parts
+from rft.errors import RunStopped
+from rft.heldout import Judged
+from rft.process import release_threads
+from rft.progress import Progress
+from rft.recipe.schema import Recipe
+from rft.rollout.collect import collect
+from rft.runs.folder import RunFolder, State
+from rft.runs.rollouts import read_rollouts
+from rft.runs.view import View
+from rft.types import Group, Task
+
+
+@dataclass
+class Clock:
+    """Seconds by phase since it was made; "step" is all of them."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"step": 0.0})
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, phase: str) -> None:
+        """Books the time since the last lap under `phase`."""
+        now = time.perf_counter()
+        self.seconds[phase] = now - self.last
+        self.seconds["step"] += now - self.last
+        self.last = now
+
+
+def roll_out(
+    parts: Parts, tasks_P: Sequence[Task], view: View, *, seed_parts: Sequence[object], heldout: bool = False
+) -> list[Group]:
+    """Rollouts and their scores, overlapped; as the recipe trains, or as it judges."""
+    recipe = parts.recipe
+    release_threads()  # the engine's turn
+    return background.run(
+        collect(
+            parts.player,
+            parts.runner.score,
+            tasks_P,
+            group_size=recipe.eval.samples if heldout else recipe.rollout.group_size,
+            seed_parts=seed_parts,
+            temperature=recipe.eval.temperature if heldout else recipe.rollout.temperature,
+            settle=parts.runner.settle,
+            ready=parts.runner.ready,
+            on_progress=view.progress,
+        )
+    )
+
+
+def judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> Judged:
+    """Answers and scores of the held-out tasks, written to the run and shown."""
+    view.phase("held-out")
+    # The same seeds each time: what changes between two evaluations is the policy.
+    groups = roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True)
+    parts.supervisor.saw(groups)
+    judged = Judged(read_rollouts(run.write_rollouts(step, groups, split="heldout")))
+    run.event("heldout", step=step, when=when, **judged.metrics())
+    if (estimate := judged.estimate) is not None:
+        view.heldout(estimate.mean, estimate.low, estimate.high, when)
+    return judged
+
+
+def prove_bond(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str | None]:
+    """Proves the weights again where it is due; a bond that broke is replaced by the next.
+
+    Returns metrics, and why the run must stop where no way of publishing holds any more.
+    """
+    if not due(parts.recipe.engine.parity_every, step):
+        return {}, None
+    from rft.engine.views import BindingError
+
+    try:
+        try:
+            parity = parts.weights.check()
+        except BindingError as error:
+            parity = parts.weights.fall_back(str(error))
+            view.note(f"step {step}: publishing by {parts.weights.mode} from now on: {error}")
+    except BindingError as error:
+        return {}, str(error)
+    return {"parity/mean": parity.mean, "parity/max": parity.max}, None
+
+
+def due(every: int, step: int) -> bool:
+    """Whether something that happens every so many steps (0: never) happens after this one."""
+    return every > 0 and step % every == 0
+
+
+def go_on(run: RunFolder) -> str:
+    """How a stopped run is gone on with, in words."""
+    return f"go on with: rft train --resume {run.path}"
+
+
+@contextmanager
+def status(run: RunFolder, recipe: Recipe, progress: Progress) -> Iterator[None]:
+    """Leaves in the run folder how the run ended."""
+    steps = recipe.train.steps
+    run.set_status("running", step=progress.step, steps=steps)
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.set_status("stopped", step=progress.step, steps=steps, message="interrupted")
+        raise
+    except Exception as error:
+        state: State = "stopped" if isinstance(error, RunStopped) else "failed"
+        run.set_status(state, step=progress.step, steps=steps, message=str(error))
+        raise
+    run.set_status("finished" if progress.step >= steps else "stopped", step=progress.step, steps=steps)
