@@ -83,7 +83,7 @@ def _origins(document: Document) -> dict[str, Origin]:
 
 def _spell_out(value: Any, section: type[Section]) -> Any:
     """A copy with text for a section replaced by the section: `"exact"` -> `{"use": "exact"}`."""
-    if isinstance(value, str) and section.shorthand:
+    if section.shorthand and isinstance(value, section.short_types):
         return {section.shorthand: value}
     if not isinstance(value, dict):
         return value
@@ -149,7 +149,7 @@ def _override(draft: Draft, path: str, value: Any, origin: Origin) -> None:
     for key in path.split("."):
         known = fields_of(section).get(key) if section is not None else None
         section = section_of(known.annotation) if known is not None else None
-    if isinstance(value, str) and section is not None and section.shorthand:
+    if section is not None and section.shorthand and isinstance(value, section.short_types):
         if issubclass(section, Use):
             was = draft.data.get(path)
             kept = (

@@ -150,7 +150,7 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Section):
-        return getattr(value, value.shorthand) if value.shorthand else ""
+        return str(getattr(value, value.shorthand)) if value.shorthand else ""
     if value is None:
         return "null"
     if isinstance(value, bool):

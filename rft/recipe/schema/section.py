@@ -26,11 +26,13 @@ class Section(BaseModel):
     )
     shorthand: ClassVar[str | None] = None
     """The key that plain text in place of this section stands for."""
+    short_types: ClassVar[tuple[type, ...]] = (str,)
+    """What may stand in place of this section."""
 
     @model_validator(mode="before")
     @classmethod
     def _expand_shorthand(cls, value: Any) -> Any:
-        return {cls.shorthand: value} if cls.shorthand and isinstance(value, str) else value
+        return {cls.shorthand: value} if cls.shorthand and isinstance(value, cls.short_types) else value
 
     @field_validator("*", mode="before")
     @classmethod

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from rft.recipe.schema.section import Probability, Section
+
+TrackerName = Literal["wandb", "trackio", "tensorboard", "mlflow"]
 
 
 class OptimizerSpec(Section):
@@ -75,13 +84,22 @@ class TrainSpec(Section):
 
 
 class TrackingSpec(Section):
-    """Trackers beside the run folder, through accelerate. `tracking: wandb` is short for `{to: [wandb]}`."""
+    """Trackers beside the run folder, through accelerate. `tracking: wandb` is short for `{to: [wandb]}`, and
+    `tracking: [wandb, tensorboard]` for both."""
 
-    to: list[Literal["wandb", "trackio", "tensorboard", "mlflow"]] = Field(default_factory=list)
+    shorthand: ClassVar[str | None] = "to"
+    short_types: ClassVar[tuple[type, ...]] = (str, list)
+
+    to: list[TrackerName] = Field(default_factory=list)
     """Which; none by default."""
     project: str = "rft"
     """The project or experiment that runs are filed under."""
     rollouts: NonNegativeInt = 8
-    """Rollouts of each step shown as a table, where the tracker has tables."""
-    args: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Further arguments by tracker: `{wandb: {mode: offline}}`."""
+    """Rollouts of each step shown as a table."""
+    args: dict[TrackerName, dict[str, Any]] = Field(default_factory=dict)
+    """Further arguments by tracker, for what starts it: `{wandb: {mode: offline}}`."""
+
+    @field_validator("to", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
