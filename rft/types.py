@@ -325,7 +325,7 @@ class Group:
         """Which members have a number to train on."""
         return [score.ok for score in self.scores]
 
-    def has_enough(self, share: float) -> bool:
-        """Whether at least max(2, ceil(share * G)) members have a number: fewer say little of each other."""
+    def has_enough(self, share: float, least: int = 2) -> bool:
+        """Whether at least max(least, ceil(share * G)) members have a number: fewer say too little."""
         # Rounded because 0.7 * 10 is 7.000000000000001 and must ask for seven members, not eight.
-        return sum(self.valid) >= max(2, math.ceil(round(share * len(self.scores), 9)))
+        return sum(self.valid) >= max(least, math.ceil(round(share * len(self.scores), 9)))

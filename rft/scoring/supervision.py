@@ -88,6 +88,15 @@ class Supervisor:
                 "limits), or lower train.steps, train.prompts_per_step, rollout.group_size or eval.tasks"
             )
 
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, as plain JSON values."""
+        return {"watch": self._watch.state(), "selective": self._selective.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on watching where `state` was taken."""
+        self._watch.restore(state["watch"])
+        self._selective.restore(state["selective"])
+
     def saw(self, groups: Sequence[Group]) -> None:
         """Takes note of evaluations that no step is judged by, held-out ones."""
         self._evaluations += sum(len(group.scores) for group in groups)
@@ -103,8 +112,8 @@ class Supervisor:
             for rollout, score in zip(group.rollouts, group.scores, strict=True):
                 self._watch.record(score)
                 self._selective.record(rollout, score)
-        enough = self._recipe.rollout.min_valid
-        self._watch.record_groups([group.has_enough(enough) for group in groups])
+        share, least = self._recipe.rollout.min_valid, self._recipe.algorithm.min_members
+        self._watch.record_groups([group.has_enough(share, least) for group in groups])
         metrics = self._selective.metrics()
         metrics["cost/usd"] = self._spent_usd + self._runner.cost.usd
         metrics["time/paused_s"] = self._runner.paused_s - self._paused_s

@@ -11,6 +11,10 @@ from rft.recipe.schema.section import Probability, Section
 UnitShare = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
+_WITHIN_GROUPS = ("group", "rloo", "reinforce_pp_baseline", "max_rl")
+"""Credit that is zero for every member of a group whose rewards are all equal."""
+
+
 class MismatchSpec(Section):
     """Correction for the sampler being not quite the policy that is trained."""
 
@@ -48,9 +52,12 @@ class EntropySpec(Section):
     coef: NonNegativeFloat = 0.0
     """Weight of the mean token entropy, which the loss then rewards."""
     target: NonNegativeFloat | None = None
-    """Nats a token; below it `coef` grows by `step` each update, above it shrinks. Unset: `coef` stays."""
-    step: PositiveFloat = 1e-3
-    """How fast `coef` follows its target."""
+    """Nats a token. At or below it `coef` counts and grows by `step`; above it `coef` shrinks and does not
+    count. Unset: `coef` stays as it is."""
+    step: PositiveFloat = 5e-3
+    """How far `coef` moves after each optimizer step."""
+    coef_max: PositiveFloat = 1.0
+    """`coef` stays at or below this while it follows a target."""
     top_quantile: UnitShare = 1.0
     """Train only on this share of tokens: those where the policy is least decided (arXiv:2506.01939)."""
 
@@ -85,6 +92,9 @@ class AlgorithmSpec(Section):
     loss_type: str = "dapo"
     """`grpo`, `dr_grpo`, `dapo`, `bnpo`, `cispo`, `sapo`, `luspo`, `vespo`, or one of your own by
     `module:function`; see rft/learn/loss.py."""
+    normaliser: Literal["grpo", "dr_grpo", "dapo", "bnpo", "luspo"] | None = None
+    """What the loss is divided by, by the loss type that does so; unset: as its own type, or `dapo` for one
+    of your own."""
     loss_args: dict[str, Any] = Field(default_factory=dict)
     """Constants of a loss type that has some, by its parameters' names."""
     importance_level: Literal["token", "sequence"] = "token"
@@ -121,3 +131,16 @@ class AlgorithmSpec(Section):
     """PPO's value function."""
     args: dict[str, Any] = Field(default_factory=dict)
     """For `sft`, `dpo`, `kto`: any further argument of TRL's config of that name."""
+
+    @property
+    def min_members(self) -> int:
+        """Scored members that a group needs at the least: two where they are compared with each other."""
+        return 1 if self.kind == "ppo" or self.advantage == "reinforce_pp" else 2
+
+    @property
+    def trains_constant(self) -> bool:
+        """Whether a group whose rewards are all equal has a gradient all the same: its answers are compared
+        with more than each other, with more than their totals, or the loss has further terms."""
+        relative = self.kind == "grpo" and self.advantage in _WITHIN_GROUPS and self.turn_credit == "rollout"
+        entropy = self.entropy.coef > 0.0 or self.entropy.target is not None
+        return not relative or self.beta > 0.0 or entropy

@@ -61,8 +61,9 @@ class Recipe(Section):
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         """Pairs of (key, what is wrong) for values that are fine alone and not together."""
-        if self.rollout.group_size < 2:
-            yield "rollout.group_size", "must be at least 2: GRPO compares answers to one prompt"
+        least = self.algorithm.min_members
+        if self.rollout.group_size < least:
+            yield "rollout.group_size", f"must be at least {least}: answers to one prompt are compared"
         if self.engine.publish == "adapter" and self.model.adapter is None:
             yield "engine.publish", "is adapter, which needs model.adapter; set it, or take auto"
         if self.eval.samples > 1 and self.eval.temperature == 0:
