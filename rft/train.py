@@ -63,8 +63,8 @@ def train(
         ) as parts,
     ):
         # torch is imported with the parts, after the process is prepared for it
-        from rft.learn.advantage import assign_credit
         from rft.learn.batch import to_batch
+        from rft.learn.credit import assign_credit
         from rft.steplog import step_metrics
 
         progress.restore(parts.order, parts.updater)
@@ -89,12 +89,13 @@ def train(
                 groups_P,
                 mask_truncated=recipe.rollout.truncated == "mask",
                 min_valid=recipe.rollout.min_valid,
-                keep_constant=recipe.algorithm.beta > 0,
+                min_members=recipe.algorithm.min_members,
+                keep_constant=recipe.algorithm.trains_constant,
             )
 
             # 3 credit: what each token did better than expected
             batch = parts.updater.measure(batch)
-            batch = assign_credit(batch, recipe.algorithm.scale_rewards)
+            batch = assign_credit(batch, recipe.algorithm)
 
             # 4 clipped passes; shared weights are written while the engine holds still
             stats = parts.updater.update(batch, writing=partial(parts.weights.writing, step + 1))

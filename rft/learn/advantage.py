@@ -14,13 +14,10 @@ the rounding of its mean divided by 1e-4.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-from rft.learn.batch import Batch
 
 EPSILON = 1e-4
 
@@ -49,9 +46,3 @@ def group_advantages(rewards_S: Tensor, group_S: Tensor, scale: Scale) -> Tensor
     elif scale == "batch":
         centred_S = centred_S / (rewards_S.std() + EPSILON) if rewards_S.numel() > 1 else centred_S
     return centred_S.float()
-
-
-def assign_credit(batch: Batch, scale: Scale) -> Batch:
-    """The batch with every policy token carrying its sequence's advantage."""
-    advantages_S = group_advantages(batch.rewards_S, batch.group_S, scale)
-    return replace(batch, advantages_N=advantages_S[batch.sequence_N])

@@ -179,7 +179,7 @@ def advantages(groups: Sequence[Group], recipe: Recipe | None = None) -> list[li
     scale = (recipe.algorithm if recipe else AlgorithmSpec()).scale_rewards
     members = [kept_members(group, sampling.truncated == "mask", sampling.min_valid) for group in groups]
     used = [kept for kept in members if kept]
-    rewards_S = torch.tensor([reward for kept in used for _, reward in kept], dtype=torch.float32)
+    rewards_S = torch.tensor([float(score) for kept in used for _, score in kept], dtype=torch.float32)
     group_S = torch.tensor([number for number, kept in enumerate(used) for _ in kept], dtype=torch.long)
     values = iter(group_advantages(rewards_S, group_S, scale).tolist())
     by_member = {id(rollout): next(values) for kept in used for rollout, _ in kept}

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rft.learn.advantage import assign_credit
 from rft.learn.batch import to_batch
+from rft.learn.credit import assign_credit
 from rft.learn.optimizer import StepStats
 from rft.learn.packing import Packing
 from rft.learn.probe import Abilities
@@ -133,7 +133,7 @@ def gradient_of(
         abilities=Abilities(packing, chunked_head=True),
         reference=reference,
     )
-    stats = updater.update(assign_credit(updater.measure(batch), algorithm.scale_rewards))
+    stats = updater.update(assign_credit(updater.measure(batch), algorithm))
     return stats, keeper.gradients[0] if keeper.gradients else {}
 
 

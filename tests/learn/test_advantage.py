@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from learn_cases import group, rollout
 from trl.trainer.utils import nanstd
 
-from rft.learn.advantage import assign_credit, group_advantages
+from rft.learn.advantage import group_advantages
 from rft.learn.batch import to_batch
+from rft.learn.credit import assign_credit
+from rft.recipe.schema import AlgorithmSpec
 
 
 def test_three_rewards_by_hand():
@@ -63,7 +65,7 @@ def test_every_token_of_a_sequence_carries_its_advantage():
     members = [rollout("g/0", ([1], [2, 3])), rollout("g/1", ([1], [4]))]
     batch = to_batch([group("g", members, [0.0, 1.0])], mask_truncated=False, min_valid=1.0)
     half = 0.5 / (math.sqrt(0.5) + 1e-4)
-    assert assign_credit(batch, "group").advantages_N.tolist() == pytest.approx([-half, -half, half])
+    assert assign_credit(batch, AlgorithmSpec()).advantages_N.tolist() == pytest.approx([-half, -half, half])
 
 
 def test_no_rewards_give_no_advantages():

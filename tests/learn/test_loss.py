@@ -15,8 +15,8 @@ from learn_cases import random_groups, tiny_llama
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from rft.learn.advantage import assign_credit
 from rft.learn.batch import Batch, to_batch
+from rft.learn.credit import assign_credit
 from rft.learn.logprobs import policy_logprobs
 from rft.learn.loss import (
     LossConfig,
@@ -28,6 +28,7 @@ from rft.learn.loss import (
     token_weights,
 )
 from rft.learn.packing import pack
+from rft.recipe.schema import AlgorithmSpec
 
 LOSS_TYPES = ["grpo", "dr_grpo", "dapo", "bnpo"]
 MAX_COMPLETION = 20
@@ -267,7 +268,7 @@ def _trl_loss(model, batch: Batch, old_N, ref_N, config: LossConfig, loss_type: 
 def test_trl_agrees_on_loss_and_gradient(loss_type, mode, level, beta):
     temperature = 0.7
     batch = to_batch(random_groups(5, multi_turn=True), mask_truncated=False, min_valid=1.0)
-    batch = assign_credit(batch, "group")
+    batch = assign_credit(batch, AlgorithmSpec())
     rows = pack(batch, range(len(batch.sequences)), micro_batch_tokens=40, packing="shared")
     assert len(rows) > 1
     config = LossConfig(0.2, 0.28, beta, mode, level, 1.5)

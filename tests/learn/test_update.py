@@ -19,8 +19,8 @@ from learn_cases import (
 )
 from peft import LoraConfig, get_peft_model
 
-from rft.learn.advantage import assign_credit
 from rft.learn.batch import to_batch
+from rft.learn.credit import assign_credit
 from rft.learn.probe import Abilities
 from rft.learn.update import Updater, build_optimizer
 from rft.recipe.schema import AlgorithmSpec, MismatchSpec, TrainSpec
@@ -121,7 +121,7 @@ def test_minibatch_gradients_add_up_to_the_whole():
         abilities=Abilities("shared", True),
     )
     batch = to_batch(groups, mask_truncated=False, min_valid=0.0)
-    updater.update(assign_credit(updater.measure(batch), "group"))
+    updater.update(assign_credit(updater.measure(batch), AlgorithmSpec()))
     assert len(keeper.gradients) == 2
     # dapo divides each of two steps by half the batch's tokens, so their mean is the whole.
     mean = {name: (keeper.gradients[0][name] + keeper.gradients[1][name]) / 2 for name in whole}
@@ -169,7 +169,7 @@ def _own_samples(model, groups: list[Group]) -> list[Group]:
 def test_on_policy_metrics_say_so():
     model = tiny_llama()
     groups = _own_samples(model, random_groups(4))
-    batch = assign_credit(to_batch(groups, mask_truncated=False, min_valid=0.0), "group")
+    batch = assign_credit(to_batch(groups, mask_truncated=False, min_valid=0.0), AlgorithmSpec())
     metrics = _updater(model, AlgorithmSpec()).update(batch).metrics
     assert metrics["ratio_mean"] == metrics["ratio_max"] == 1.0
     assert metrics["clip_low"] == metrics["clip_high"] == metrics["mismatch_clipped"] == 0.0
@@ -184,7 +184,7 @@ def test_updates_make_rewarded_answers_likelier(dtype):
     model = tiny_llama(dtype=dtype)
     groups = _own_samples(model, random_groups(6))
     updater = _updater(model, AlgorithmSpec(mismatch=MismatchSpec(mode="truncate")))
-    batch = assign_credit(to_batch(groups, mask_truncated=False, min_valid=0.0), "group")
+    batch = assign_credit(to_batch(groups, mask_truncated=False, min_valid=0.0), AlgorithmSpec())
     before_N = updater.logprobs(batch)
     stats = updater.update(batch)
     gained_N = updater.logprobs(batch) - before_N
@@ -195,7 +195,7 @@ def test_updates_make_rewarded_answers_likelier(dtype):
 def test_later_passes_measure_their_ratio_against_the_policy_before_the_first():
     model = tiny_llama()
     groups = _own_samples(model, random_groups(4))
-    batch = assign_credit(to_batch(groups, mask_truncated=False, min_valid=0.0), "group")
+    batch = assign_credit(to_batch(groups, mask_truncated=False, min_valid=0.0), AlgorithmSpec())
     updater = _updater(model, AlgorithmSpec(num_iterations=3))
     stats = updater.update(updater.measure(batch))
     assert stats.steps == 3

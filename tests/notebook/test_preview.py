@@ -14,11 +14,12 @@ import torch
 from rft import EvaluatorError, GroupEvaluator, Message, Rollout, Score, Task, evaluator
 from rft.errors import UserError
 from rft.evaluators import Length
-from rft.learn.advantage import assign_credit
 from rft.learn.batch import to_batch
+from rft.learn.credit import assign_credit
 from rft.notebook.preview import advantages, diff, preview
 from rft.notebook.text import MOST_GROUPS
 from rft.recipe.load import recipe_from
+from rft.recipe.schema import AlgorithmSpec
 from rft.scoring.compose import Part, Weighted
 from rft.types import Group, Turn
 
@@ -70,7 +71,9 @@ def test_advantages_are_those_of_the_training_batch(scale, mask_truncated):
         Group("c", Task("c", "?"), answers("c", *"123"), [Score(0.7), Score(0.2), Score(0.2)]),
         Group("d", Task("d", "?"), answers("d", *"12"), [Score(0.7), Score.failed("server", "down")]),
     ]
-    batch = assign_credit(to_batch(groups, mask_truncated=mask_truncated, min_valid=0.75), scale)
+    batch = assign_credit(
+        to_batch(groups, mask_truncated=mask_truncated, min_valid=0.75), AlgorithmSpec(scale_rewards=scale)
+    )
     wanted = dict(
         zip([one.rollout_id for one in batch.sequences], batch.advantages_N.tolist(), strict=True)
     )  # every rollout has one token
