@@ -9,32 +9,16 @@ from __future__ import annotations
 
 import copy
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
+from rft.engine.plain import plain_linear, turn_feed_forward
+
 PLAIN = "rft_plain"
-
-
-def plain_linear(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
-    """x W^T + b on an unpacked row-major weight; returns [M, N], row-major as attention kernels demand it.
-
-    Few rows (decoding) run as (W x^T)^T: with the weight on the left oneDNN needs no transposed copy of
-    it. What that gains, and what is still lost to vLLM's packed kernels, stands in benchmarks/README.md.
-    """
-    if x_MK.dim() == 2 and 1 < x_MK.shape[0] <= _FEW_ROWS:
-        out_MN = x_MK.new_empty(x_MK.shape[0], weight_NK.shape[0])
-        out_MN.copy_(torch.mm(weight_NK, x_MK.t()).t())  # in parallel, which `contiguous` is not
-        return out_MN if bias_N is None else out_MN.add_(bias_N)
-    return nn.functional.linear(x_MK, weight_NK, bias_N)
-
-
-_FEW_ROWS = 32
-"""Above so many the product is compute-bound, and turning the result costs more than F.linear's copy."""
 
 
 @register_model_loader(PLAIN)
@@ -60,4 +44,5 @@ class PlainModelLoader(DefaultModelLoader):
         for module in model.modules():
             if hasattr(module, "cpu_linear"):
                 module.cpu_linear = plain_linear
+        turn_feed_forward(model)
         return model

@@ -227,6 +227,11 @@ class VLLMEngine:
         self.llm.set_weight_version(str(version))
         self._version = version
 
+    def forget_prompts(self) -> None:
+        """Empties the cache of keys and values. Requests in flight go on, theirs are recomputed."""
+        with self.paused():
+            self.llm.reset_prefix_cache(reset_running_requests=True)
+
     def add_adapter(self, folder: Path) -> None:
         """Loads or replaces the policy's adapter, peft's files in `folder`. Call it inside `paused()`.
 
