@@ -19,6 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rft.recipe.schema import TrainSpec
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -45,6 +47,11 @@ def schedule_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_s
         return 1.0
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return 1.0 - done if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def learning_rate(model: nn.Module, train: TrainSpec) -> float:
+    """The recipe's peak rate for the policy; where it names none, ten times as high for an adapter."""
+    return train.learning_rate or (1e-4 if hasattr(model, "disable_adapter") else 1e-5)
 
 
 class PolicyOptimizer:
@@ -93,6 +100,30 @@ class PolicyOptimizer:
             self._trained, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
+    @classmethod
+    def by_recipe(
+        cls,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        train: TrainSpec,
+        *,
+        learning_rate: float,
+        total_steps: int,
+    ) -> PolicyOptimizer:
+        """With the settings of a recipe, its schedule laid over `total_steps`."""
+        spec = train.optimizer
+        return cls(
+            named_parameters,
+            learning_rate=learning_rate,
+            total_steps=total_steps,
+            betas=spec.betas,
+            eps=spec.eps,
+            weight_decay=spec.weight_decay,
+            schedule=spec.schedule,
+            warmup_steps=spec.warmup_steps,
+            max_grad_norm=train.max_grad_norm,
+            master_weights=spec.master_weights,
+        )
+
     def _master(self, parameter: nn.Parameter) -> Tensor:
         master = parameter.detach().float()
 
@@ -138,6 +169,14 @@ class PolicyOptimizer:
         self.zero_grad()
         return StepStats(applied=applied, grad_norm=norm, learning_rate=rate)
 
+    def skip(self) -> StepStats:
+        """In place of `step` when the loss itself was not finite: forgets the gradients, and time goes on."""
+        rate = self.learning_rate
+        self.steps += 1
+        self.skipped += 1
+        self.zero_grad()
+        return StepStats(applied=False, grad_norm=math.nan, learning_rate=rate)
+
     def zero_grad(self) -> None:
         """Forgets what was accumulated."""
         self._adamw.zero_grad(set_to_none=True)
@@ -164,7 +203,8 @@ class PolicyOptimizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict()`; with master weights the parameters are written too.
+        """Restores `state_dict()`; with master weights the parameters are written too. Rates, betas and the
+        like stay as they were built: they are the recipe's.
 
         Raises ValueError when the state is of other parameters.
         """
@@ -174,7 +214,23 @@ class PolicyOptimizer:
                 f"the optimizer state is of another model: {len(state['names'])} trained tensors in it, "
                 f"{len(self.names)} here; differing: {', '.join(strange) or 'their order'}"
             )
+        masters = {
+            name
+            for name, parameter, trained in zip(self.names, self.parameters, self._trained, strict=True)
+            if parameter is not trained
+        }
+        if set(state["masters"]) != masters:
+            raise ValueError(
+                f"the optimizer state has {len(state['masters'])} float32 masters and {len(masters)} are needed: "
+                f"model.dtype or train.optimizer.master_weights is not as it was"
+            )
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self._adamw.param_groups
+        ]
         self._adamw.load_state_dict(state["adamw"])
+        for group, ours in zip(self._adamw.param_groups, settings, strict=True):
+            group.update(ours)
         for name, parameter, trained in zip(self.names, self.parameters, self._trained, strict=True):
             if parameter is not trained:
                 trained.copy_(state["masters"][name])
