@@ -71,6 +71,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 PAGES = {
     "rft.train",
     "rft.around",
+    "rft.offline",
+    "rft.stages",
     "rft.assemble",
     "rft.progress",
     "rft.heldout",
@@ -80,6 +82,7 @@ PAGES = {
     "rft.notebook",
     "rft.evaluate",
     "rft.preflight",
+    "rft.formulas",
     "rft.target",
     "rft.cli",
     "rft.cli_look",
@@ -105,6 +108,7 @@ LIBRARIES: dict[str, set[str]] = {
     "rft.environment": {"pydantic"},
     "rft.recipe": {"annotated_types", "pydantic", "pydantic_core", "yaml"},
     "rft.learn": {"torch", "transformers"},  # the policy is a transformers model
+    "rft.learn.preference": {"torch", "transformers", "trl", "datasets"},  # its trainers
 }
 
 # The heavy ones, and the only places that may import them.
@@ -172,8 +176,12 @@ def broken_rules(module: str, source: str, known: dict[str, str]) -> Iterator[st
                 yield f"{where}: only pages import pages"
             elif not page and place_of(name, MAY_IMPORT) != place and name not in MAY_IMPORT[place]:
                 yield f"{where}: beside itself {place} sees only {listed(MAY_IMPORT[place]) or 'nothing'}"
-        elif place in LIBRARIES and top not in LIBRARIES[place] and top not in sys.stdlib_module_names:
-            yield f"{where}: {place} takes only {listed(LIBRARIES[place]) or 'the standard library'}"
+        elif (
+            (shelf := place_of(module, LIBRARIES))
+            and top not in LIBRARIES[shelf]
+            and top not in sys.stdlib_module_names
+        ):
+            yield f"{where}: {shelf} takes only {listed(LIBRARIES[shelf]) or 'the standard library'}"
         elif top in ONLY_IN and place not in ONLY_IN[top]:
             yield f"{where}: {top} is for {listed(ONLY_IN[top])}"
 

@@ -24,23 +24,28 @@ class Dropped:
     example_id: str | None
     """The task with the longest dropped prompt; None when all fit."""
     max_prompt_tokens: int
+    what: str = "prompts"
 
     def __str__(self) -> str:
         if not self.count:
-            return f"all {self.total} prompts fit; the longest has {self.longest} tokens"
+            return f"all {self.total} {self.what} fit; the longest has {self.longest} tokens"
         return (
-            f"{self.count} of {self.total} prompts have more than {self.max_prompt_tokens} tokens and are "
-            f"left out; the longest has {self.longest} (task {self.example_id})"
+            f"{self.count} of {self.total} {self.what} have more than {self.max_prompt_tokens} tokens and "
+            f"are left out; the longest has {self.longest} (task {self.example_id})"
         )
 
 
 def fit_prompts(
-    tasks: Sequence[Task], count_tokens: Callable[[Task], int], max_prompt_tokens: int
+    tasks: Sequence[Task],
+    count_tokens: Callable[[Task], int],
+    max_prompt_tokens: int,
+    what: str = "prompts",
 ) -> tuple[list[Task], Dropped]:
     """Tasks whose prompt has at most `max_prompt_tokens` tokens, in their order, and the account of the rest.
 
     Args:
         count_tokens: tokens of a task's prompt as the engine will see it, chat template included.
+        what: is counted, in words; "examples" are prompts with their answers.
 
     Raises DataError when none fits.
     """
@@ -53,9 +58,10 @@ def fit_prompts(
         longest=0 if longest is None else lengths[longest],
         example_id=None if longest is None or len(fitting) == len(tasks) else tasks[longest].id,
         max_prompt_tokens=max_prompt_tokens,
+        what=what,
     )
     if not fitting:
-        told = f"none of {len(tasks)} prompts fits into {max_prompt_tokens} tokens; the shortest has "
+        told = f"none of {len(tasks)} {what} fits into {max_prompt_tokens} tokens; the shortest has "
         raise DataError(
             f"{told}{min(lengths, default=0)}; raise engine.max_model_len or lower rollout.max_new_tokens"
         )

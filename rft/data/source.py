@@ -10,15 +10,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from rft.data.examples import part_answer, to_example
 from rft.data.rows import read_rows
 from rft.data.tasks import missing_fields, to_task
 from rft.errors import DataError
-from rft.recipe.schema import SourceSpec
+from rft.recipe.schema import Examples, SourceSpec
 from rft.types import Task
 
 
 def load_tasks(
-    spec: SourceSpec, *, seed: int, requires: Iterable[str] = (), limit: int | None = None
+    spec: SourceSpec,
+    *,
+    seed: int,
+    requires: Iterable[str] = (),
+    limit: int | None = None,
+    answers: Examples | None = None,
 ) -> list[Task]:
     """Reads a source into tasks, in the source's own order.
 
@@ -26,6 +32,7 @@ def load_tasks(
         seed: for sources that make their rows (functions, reasoning-gym).
         requires: task fields that the evaluator reads; every task must have them, not null.
         limit: read at most so many rows, on top of `spec.limit`.
+        answers: the kind of learning that takes its answers from the rows; see `rft/data/examples.py`.
 
     Raises DataError: the first broken row, or all rows that lack a required field, counted.
     """
@@ -33,7 +40,7 @@ def load_tasks(
     seen: dict[str, str] = {}
     lacking: Counter[str] = Counter()
     first: dict[str, str] = {}
-    for where, task in _stream(spec, seed, limit):
+    for where, task in _stream(spec, seed, limit, answers):
         if task.id in seen:
             raise DataError(f"{where}: the id {task.id!r} is taken by {seen[task.id]}; ids must differ")
         seen[task.id] = where
@@ -52,11 +59,17 @@ def load_tasks(
     return tasks
 
 
-def _stream(spec: SourceSpec, seed: int, limit: int | None) -> Iterator[tuple[str, Task]]:
+def _stream(
+    spec: SourceSpec, seed: int, limit: int | None, answers: Examples | None
+) -> Iterator[tuple[str, Task]]:
     limits = [number for number in (spec.limit, limit) if number is not None]
     rows = islice(read_rows(spec, seed=seed), min(limits) if limits else None)
     for index, row in enumerate(rows):
-        yield row.where, to_task(row, spec, index)
+        if answers is None:
+            yield row.where, to_task(row, spec, index)
+        else:
+            task = to_task(part_answer(row, spec) if answers == "sft" else row, spec, index)
+            yield row.where, to_example(row.where, task, answers)
 
 
 def _fields(task: Task) -> list[str]:

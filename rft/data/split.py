@@ -13,7 +13,7 @@ from rft.data.order import permutation
 from rft.data.source import load_tasks
 from rft.data.tasks import prompt_key
 from rft.errors import DataError
-from rft.recipe.schema import DataSpec, SourceSpec
+from rft.recipe.schema import DataSpec, Examples, SourceSpec
 from rft.types import Task
 
 LARGEST_SHARE = 0.2
@@ -42,26 +42,40 @@ class Split:
 
 
 def load_split(
-    data: DataSpec, *, num_heldout: int, seed: int, requires: frozenset[str] = frozenset()
+    data: DataSpec,
+    *,
+    num_heldout: int,
+    seed: int,
+    requires: frozenset[str] = frozenset(),
+    answers: Examples | None = None,
 ) -> Split:
     """Loads both sets of a recipe. Raises DataError.
 
     Args:
         num_heldout: the recipe's `eval.tasks`.
         requires: fields that the evaluator reads.
+        answers: the kind of learning that takes its answers from the training rows; the evaluator then sees
+            only held-out ones.
     """
-    tasks = load_tasks(data.train, seed=seed, requires=requires)
+    judged = answers is None or data.eval is None
+    tasks = load_tasks(data.train, seed=seed, requires=requires if judged else (), answers=answers)
     if data.eval is None:
         return split_heldout(tasks, num_heldout, seed)
     return _apart(tasks, _own_heldout(data.eval, num_heldout, seed, requires))
 
 
 def load_heldout(
-    data: DataSpec, *, num_heldout: int, seed: int, requires: frozenset[str] = frozenset()
+    data: DataSpec,
+    *,
+    num_heldout: int,
+    seed: int,
+    requires: frozenset[str] = frozenset(),
+    answers: Examples | None = None,
 ) -> list[Task]:
     """The held-out tasks of `load_split`; the training data is read only if they are taken from it."""
     if data.eval is None:
-        return load_split(data, num_heldout=num_heldout, seed=seed, requires=requires).heldout
+        split = load_split(data, num_heldout=num_heldout, seed=seed, requires=requires, answers=answers)
+        return split.heldout
     return _own_heldout(data.eval, num_heldout, seed, requires)
 
 

@@ -5,7 +5,15 @@ recipe is instant. The shortest recipe names a model, data and an evaluator; the
 The line under a field is its help: `rft recipe keys` prints it, and a test holds that none is missing.
 """
 
-from rft.recipe.schema.algorithm import AlgorithmSpec, CriticSpec, EntropySpec, KLSpec, MismatchSpec
+from rft.recipe.schema.algorithm import (
+    ANSWERS,
+    AlgorithmSpec,
+    CriticSpec,
+    EntropySpec,
+    Examples,
+    KLSpec,
+    MismatchSpec,
+)
 from rft.recipe.schema.data import CurriculumSpec, DataSpec, SourceSpec
 from rft.recipe.schema.engine import EngineSpec, ServeSpec
 from rft.recipe.schema.model import AdapterSpec, ModelSpec
@@ -16,6 +24,7 @@ from rft.recipe.schema.section import Section, Use
 from rft.recipe.schema.train import CheckpointSpec, OptimizerSpec, TrackingSpec, TrainSpec
 
 __all__ = [
+    "ANSWERS",
     "AdapterSpec",
     "AlgorithmSpec",
     "CheckpointSpec",
@@ -26,6 +35,7 @@ __all__ = [
     "EntropySpec",
     "EvalSpec",
     "EvaluatorUse",
+    "Examples",
     "KLSpec",
     "MismatchSpec",
     "ModelSpec",

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+from rft.recipe.schema.named import known_or_own
 from rft.recipe.schema.section import Probability, Section
 
 UnitShare = Annotated[float, Field(gt=0.0, le=1.0)]
+Examples = Literal["sft", "dpo", "kto"]
+
+ANSWERS: dict[Examples, tuple[str, ...]] = {
+    "sft": ("completion",),
+    "dpo": ("chosen", "rejected"),
+    "kto": ("completion",),
+}
+"""The fields of an example that hold an answer, by the kind of learning; kto's have a `label` too."""
 
 
-_WITHIN_GROUPS = ("group", "rloo", "reinforce_pp_baseline", "max_rl")
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
+ADVANTAGES = ("group", "rloo", "reinforce_pp", "reinforce_pp_baseline", "max_rl", "gdpo")
+
+_WITHIN_GROUPS = ("group", "rloo", "max_rl")
 """Credit that is zero for every member of a group whose rewards are all equal."""
 
 
@@ -102,11 +114,13 @@ class AlgorithmSpec(Section):
     advantage: str = "group"
     """Credit: `group`, `rloo`, `reinforce_pp`, `reinforce_pp_baseline`, `max_rl`, `gdpo`, or one of your own
     by `module:function`; see rft/learn/credit.py. PPO takes its critic's."""
+    advantage_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of an advantage of your own, by its parameters' names."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Whose standard deviation divides the centred reward."""
+    """Whose standard deviation divides the centred reward; for `advantage: group`."""
     turn_credit: Literal["rollout", "turn"] = "rollout"
-    """Every token has its rollout's credit, or that of what followed its turn, where an evaluator or an
-    environment gave values for turns."""
+    """Every token has its rollout's credit, or that of what followed its turn, where an evaluator or else the
+    environment gave values for turns. The score stays what is optimised."""
     epsilon: NonNegativeFloat = 0.2
     """The policy may move by this ratio in one update before its gradient is clipped."""
     epsilon_high: NonNegativeFloat | None = None
@@ -130,12 +144,32 @@ class AlgorithmSpec(Section):
     critic: CriticSpec = CriticSpec()
     """PPO's value function."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """For `sft`, `dpo`, `kto`: any further argument of TRL's config of that name."""
+    """For `sft`, `dpo`, `kto`: any further argument of TRL's config of that name, as `{beta: 0.2}`."""
+
+    @property
+    def examples(self) -> Examples | None:
+        """The kind, where answers come from data; None where they are sampled."""
+        return None if self.kind == "grpo" or self.kind == "ppo" else self.kind
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the starting model is loaded a second time, unless an adapter's base serves as it."""
+        return self.beta > 0.0 or self.kind in ("dpo", "kto")
+
+    @field_validator("loss_type")
+    @classmethod
+    def _loss_type_is_known(cls, name: str) -> str:
+        return known_or_own(name, LOSS_TYPES)
+
+    @field_validator("advantage")
+    @classmethod
+    def _advantage_is_known(cls, name: str) -> str:
+        return known_or_own(name, ADVANTAGES)
 
     @property
     def min_members(self) -> int:
         """Scored members that a group needs at the least: two where they are compared with each other."""
-        return 1 if self.kind == "ppo" or self.advantage == "reinforce_pp" else 2
+        return 1 if self.kind != "grpo" or self.advantage == "reinforce_pp" else 2
 
     @property
     def trains_constant(self) -> bool:

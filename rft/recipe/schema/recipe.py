@@ -64,6 +64,7 @@ class Recipe(Section):
         least = self.algorithm.min_members
         if self.rollout.group_size < least:
             yield "rollout.group_size", f"must be at least {least}: answers to one prompt are compared"
+        yield from _credit(self.algorithm)
         if self.engine.publish == "adapter" and self.model.adapter is None:
             yield "engine.publish", "is adapter, which needs model.adapter; set it, or take auto"
         if self.eval.samples > 1 and self.eval.temperature == 0:
@@ -81,3 +82,35 @@ class Recipe(Section):
         ):
             for key in extra.keys() & section.model_fields.keys():
                 yield f"{path}.{key}", f"has a key of its own: set {path.split('.')[0]}.{key}"
+        yield from self._about_examples()
+
+    def _about_examples(self) -> Iterator[tuple[str, str]]:
+        """What contradicts learning from examples."""
+        algorithm = self.algorithm
+        kind = algorithm.examples
+        if kind is None:
+            if algorithm.args:
+                yield "algorithm.args", f"is for sft, dpo and kto; {algorithm.kind} has keys of its own"
+            return
+        for name, unset in AlgorithmSpec():
+            if name not in ("kind", "args") and getattr(algorithm, name) != unset:
+                instead = f"; set algorithm.args.{name}" if name in ("beta", "loss_type") else ""
+                yield f"algorithm.{name}", f"means nothing for {kind}{instead}"
+        if kind == "kto" and self.train.prompts_per_step < 2:
+            yield "train.prompts_per_step", "must be at least 2: KTO compares prompts with others' answers"
+
+
+def _credit(algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:
+    """What the ways of giving credit cannot take."""
+    advantage = algorithm.advantage
+    path = "algorithm.advantage"
+    if algorithm.kind == "ppo" and advantage != "group":
+        yield path, "is for kind: grpo; PPO takes its critic's"
+    if algorithm.scale_rewards != "group" and (advantage != "group" or algorithm.kind == "ppo"):
+        yield "algorithm.scale_rewards", f"is for {path}: group; other credit has its own scale"
+    if algorithm.advantage_args and ":" not in advantage:
+        yield "algorithm.advantage_args", f"is for a function of your own in {path}"
+    if algorithm.turn_credit == "turn" and (advantage in ("gdpo", "max_rl") or ":" in advantage):
+        yield "algorithm.turn_credit", f"turn has no meaning with {path}: {advantage}"
+    if algorithm.beta > 0.0 and algorithm.kl.place == "reward" and advantage in ("gdpo", "max_rl"):
+        yield "algorithm.kl.place", f"reward has no meaning with {path}: {advantage}; take loss"
