@@ -4,7 +4,11 @@ The logits of a row, [T, vocabulary], would be its largest tensor by far. Here t
 predict a policy token are gathered, and the head is applied to `chunk` of them at a time. Nothing of
 size [chunk, vocabulary] survives the forward; the backward computes each chunk's logits again:
 
-    d logp_i / d logits_iv = [v is the target] - softmax(logits_i)_v       (divided by the temperature)
+    d logp_i / d logits_iv = [v is the target] - p_iv        with p_i = softmax(logits_i / temperature),
+    d H_i / d logits_iv    = -p_iv (log p_iv + H_i)          both divided by the temperature
+
+The second is there for an entropy bonus. It needs no further pass, and nothing is computed for it when
+nobody asks.
 
 Log-probabilities are float32 whatever the model's dtype. A model whose logits are not simply
 `lm_head(hidden)` (a soft cap, a scale, an adapter on the head) goes through its own forward instead,
@@ -25,7 +29,13 @@ from rft.learn.packing import MicroBatch, attention_mask
 
 
 def policy_logprobs(
-    model: nn.Module, micro_batch: MicroBatch, *, temperature: float, chunk: int, chunked_head: bool = True
+    model: nn.Module,
+    micro_batch: MicroBatch,
+    *,
+    temperature: float,
+    chunk: int,
+    chunked_head: bool = True,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of the distribution each policy token was drawn from, in nats.
 
@@ -35,16 +45,17 @@ def policy_logprobs(
         temperature: divides the logits, as the sampler did.
         chunk: positions whose logits exist at one time; memory only, not mathematics.
         chunked_head: False for models that do more than a linear layer after their trunk.
+        entropy_gradient: whether the entropy is differentiable too, or for the metrics only.
 
     Returns:
-        `policy_logprobs_M`, differentiable, and `entropy_M`, which is for the metrics and has no gradient.
+        `policy_logprobs_M`, differentiable, and `entropy_M`.
     """
     base = unwrapped(model)
     inputs = forward_inputs(base, micro_batch)
     if not chunked_head:
         positions_U, place_M = micro_batch.source_M.unique(return_inverse=True)
         logits_UV = base(**inputs, logits_to_keep=positions_U).logits[0]
-        return _logprobs_of(logits_UV, place_M, micro_batch.target_ids_M, temperature)
+        return _logprobs_of(logits_UV, place_M, micro_batch.target_ids_M, temperature, entropy_gradient)
     hidden_TD = base.get_decoder()(**inputs).last_hidden_state[0]
     head = base.get_output_embeddings()
     # Under autocast a Function sees the raw dtypes, so the casts stand here, where autograd follows them.
@@ -53,7 +64,7 @@ def policy_logprobs(
     dtype = torch.get_autocast_dtype(device) if autocast else head.weight.dtype
     hidden_MD = hidden_TD[micro_batch.source_M].to(dtype)
     result: tuple[Tensor, Tensor] = _ChunkedLogprobs.apply(
-        hidden_MD, head.weight.to(dtype), micro_batch.target_ids_M, temperature, chunk
+        hidden_MD, head.weight.to(dtype), micro_batch.target_ids_M, temperature, chunk, entropy_gradient
     )
     return result
 
@@ -88,20 +99,28 @@ def forward_inputs(base: PreTrainedModel, micro_batch: MicroBatch) -> dict[str, 
 
 
 def _logprobs_of(
-    logits_UV: Tensor, place_M: Tensor, target_ids_M: Tensor, temperature: float
+    logits_UV: Tensor, place_M: Tensor, target_ids_M: Tensor, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     logprobs_UV = torch.log_softmax(logits_UV.float() / temperature, dim=-1)
-    with torch.no_grad():
-        entropy_U = torch.special.entr(logprobs_UV.exp()).sum(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        # Where a logit is minus infinity, 0 times that must be 0, in the gradient too.
+        finite_UV = logprobs_UV.clamp(min=torch.finfo(torch.float32).min)
+        entropy_U = -(logprobs_UV.exp() * finite_UV).sum(-1)
     return logprobs_UV[place_M, target_ids_M], entropy_U[place_M]
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """(hidden_MD, weight_VD, target_ids_M, temperature, chunk) -> (logprobs_M, entropy_M), both float32."""
+    """(hidden_MD, weight_VD, target_ids_M, ...) -> (logprobs_M, entropy_M), both float32."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, target_ids_M: Tensor, temperature: float, chunk: int
+        ctx: Any,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        target_ids_M: Tensor,
+        temperature: float,
+        chunk: int,
+        entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         logprobs_M = hidden_MD.new_empty(hidden_MD.shape[0], dtype=torch.float32)
         entropy_M = torch.empty_like(logprobs_M)
@@ -111,29 +130,45 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logprobs_CV = torch.log_softmax(logits_CV, dim=-1)
             logprobs_M[part] = logprobs_CV.gather(-1, target_ids_M[part, None])[:, 0]
             entropy_M[part] = torch.linalg.vecdot(torch.exp(logprobs_CV, out=logits_CV), logprobs_CV).neg_()
-        ctx.save_for_backward(hidden_MD, weight_VD, target_ids_M, logprobs_M)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        ctx.mark_non_differentiable(entropy_M)
+        ctx.save_for_backward(hidden_MD, weight_VD, target_ids_M, logprobs_M, entropy_M)
+        ctx.temperature, ctx.chunk, ctx.entropy_gradient = temperature, chunk, entropy_gradient
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_M)
         return logprobs_M, entropy_M
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        hidden_MD, weight_VD, target_ids_M, logprobs_M = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_MD, weight_VD, target_ids_M, logprobs_M, entropy_M = ctx.saved_tensors
         upstream_M1 = (gradients[0] / ctx.temperature)[:, None]
         scaled_MD = (hidden_MD * upstream_M1).to(hidden_MD.dtype)
         hidden_grad_MD = torch.empty_like(hidden_MD)
         weight_grad_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden_MD.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
+            logits_CV = _logits(hidden_MD[part], weight_VD, ctx.temperature)
+            if ctx.entropy_gradient:
+                logits_grad_CV = _entropy_gradient(logits_CV, entropy_M[part])
+                logits_grad_CV *= (gradients[1][part] / ctx.temperature)[:, None]
             # In the weights' own dtype, but the target's 1 - p in float32: it is small where p is nearly 1.
-            probs_CV = torch.softmax(_logits(hidden_MD[part], weight_VD, ctx.temperature), dim=-1)
+            probs_CV = torch.softmax(logits_CV, dim=-1)
             missing_C1 = torch.expm1(logprobs_M[part, None])
             errors_CV = probs_CV.scatter_(-1, target_ids_M[part, None], missing_C1.to(probs_CV.dtype))
             errors_CV = errors_CV.to(weight_VD.dtype)
             hidden_grad_MD[part] = (errors_CV @ weight_VD) * -upstream_M1[part]
             if weight_grad_VD is not None:
                 weight_grad_VD.addmm_(errors_CV.T, scaled_MD[part], alpha=-1)
-        return hidden_grad_MD, weight_grad_VD, None, None, None
+            if ctx.entropy_gradient:
+                logits_grad_CV = logits_grad_CV.to(weight_VD.dtype)
+                hidden_grad_MD[part] += logits_grad_CV @ weight_VD
+                if weight_grad_VD is not None:
+                    weight_grad_VD.addmm_(logits_grad_CV.T, hidden_MD[part])
+        return hidden_grad_MD, weight_grad_VD, None, None, None, None
+
+
+def _entropy_gradient(logits_CV: Tensor, entropy_C: Tensor) -> Tensor:
+    """-p (log p + H), float32."""
+    logprobs_CV = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
+    return logprobs_CV.exp().neg_().mul_(logprobs_CV.add_(entropy_C[:, None]))
 
 
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:

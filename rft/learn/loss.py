@@ -1,149 +1,116 @@
-"""The policy loss, as pure functions over policy tokens.
+"""The policy loss, and the contract that every loss type fulfils, yours included.
 
-    loss = sum_n  weight_n * (mismatch_n * clipped_n + beta * kl_n)
+    loss = sum_n  weight_n * (mismatch_n * kept_n * surrogate_n + beta * kl_n)
 
-- `clipped_n`: the clipped surrogate of PPO (arXiv:1707.06347, equation 7) with separate bounds, as in
-  DAPO (arXiv:2503.14476, section 3.1), at token level.
-- `mismatch_n`: importance weight of the policy over the sampler, because an inference engine does not
-  compute exactly the trainer's probabilities (truncated importance sampling: Yao et al. 2025, "Your
-  efficient RL framework secretly brings you off-policy RL training"). It scales the policy loss only.
-- `kl_n`: the k3 estimator of KL(policy || reference) (Schulman 2020; GRPO, arXiv:2402.03300, equation 4).
-- `weight_n`: one over the loss type's normaliser. It is computed over the whole optimizer batch, so that
-  the gradient does not depend on how the batch is cut into micro-batches.
+- `surrogate_n`: what the loss type says; see `rft.learn.surrogates`.
+- `mismatch_n`: the policy's probability over the sampler's, because an inference engine does not compute
+  exactly the trainer's probabilities; see `rft.learn.mismatch`. It scales the surrogate only.
+- `kept_n`: 0 for what is left out of the surrogate: bad completions that are too far off policy, and tokens
+  that the policy is sure of where only undecided ones are trained; see `rft.learn.mismatch`, `.entropy`.
+- `kl_n`: divergence from the reference; see `rft.learn.kl`.
+- `weight_n`: one over the loss type's normaliser; see `rft.learn.normalise`. It is computed over the whole
+  optimizer batch, so that the gradient does not depend on how the batch is cut into micro-batches.
 
-Axes: N policy tokens of any number of sequences; `sequence_N` says whose, from 0. Sequences are whole:
-all tokens of a sequence are in the same call. Definitions are those of TRL 1.16, which the tests hold
-as the oracle.
+A loss of your own is a function of this type, named in the recipe as `loss_type: ./mine.py:my_loss`:
+
+    def my_loss(inputs: LossInputs, config: LossConfig, *, strength: float = 1.0) -> Tensor:
+        ratio_N = (inputs.policy_logprobs_N - inputs.old_logprobs_N).exp()
+        return -strength * ratio_N * inputs.advantages_N
+
+It returns one loss per token, before weight, correction and KL; a gradient flows through
+`policy_logprobs_N` only. `algorithm.loss_args` gives its keyword arguments.
+
+Axes: N policy tokens of any number of sequences; `sequence_N` says whose, from 0. Sequences are whole: all
+tokens of a sequence are in the same call. Definitions are those of TRL 1.16, which the tests hold as the
+oracle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-LossType = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
-MismatchMode = Literal["off", "truncate", "mask"]
-MismatchLevel = Literal["token", "sequence"]
+from rft.learn.kl import loss_kl
+from rft.learn.mismatch import mismatch_weights, off_policy_kept
+from rft.learn.segments import sequence_means
+from rft.recipe.schema import KLSpec, MismatchSpec
+
+
+class LossInputs(NamedTuple):
+    """What is known of each policy token. Only `policy_logprobs_N` (and `entropy_N`) carry a gradient."""
+
+    policy_logprobs_N: Tensor
+    """The policy now."""
+    old_logprobs_N: Tensor
+    """The policy at the start of the update, before its first optimizer step."""
+    sampler_logprobs_N: Tensor
+    """The engine, when it sampled; NaN where it did not say."""
+    advantages_N: Tensor
+    sequence_N: Tensor
+    """Whose token, an integer; not necessarily without gaps."""
+    entropy_N: Tensor
+    """Nats, of the policy now; has a gradient only where an entropy bonus is asked for."""
+    ref_logprobs_N: Tensor | None = None
+    """The reference; given exactly when the loss has a KL term."""
+    undecided_N: Tensor | None = None
+    """bool, True: the surrogate counts. None: it counts everywhere."""
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the loss needs to know."""
+    """What the loss needs to know, from the recipe's `algorithm`; see `rft.learn.surrogates.loss_config`."""
 
-    epsilon_low: float = 0.2
-    epsilon_high: float = 0.2
+    surrogate: Surrogate
+    corrects_itself: bool = False
+    """The surrogate applies the mismatch correction itself, so it must not be applied again."""
+    ratio_min: float = 0.8
+    """Where a falling ratio policy / old is clipped."""
+    ratio_max: float = 1.2
+    """Where a rising one is."""
+    delta: float | None = None
+    dual_clip: float | None = None
+    importance_level: Literal["token", "sequence"] = "token"
     beta: float = 0.0
-    mismatch_mode: MismatchMode = "mask"
-    mismatch_level: MismatchLevel = "sequence"
-    mismatch_clip_max: float = 3.0
+    """Weight of the KL term in the loss; 0 when the divergence is taken off the reward."""
+    kl: KLSpec = KLSpec()
+    mismatch: MismatchSpec = MismatchSpec()
 
 
-def token_weights(
-    loss_type: LossType,
-    sequence_N: Tensor,
-    *,
-    batch_sequences: float,
-    batch_tokens: float,
-    max_completion_tokens: int,
-) -> Tensor:
-    """One over the normaliser for each policy token of one optimizer step.
-
-        grpo     1 / (S |o_s|)   mean over a sequence, then over sequences    arXiv:2402.03300, equation 3
-        dr_grpo  1 / (S L_max)   no length bias: a constant per sequence      arXiv:2503.20783, section 3.2
-        dapo     1 / N_batch     every token of the batch counts the same     arXiv:2503.14476, equation 8
-        bnpo     1 / N           the step's own tokens; `dapo` when a batch makes one step
-
-    Args:
-        sequence_N: whose token, for all tokens of the step, constant groups included.
-        batch_sequences: S, sequences per optimizer step.
-        batch_tokens: policy tokens in the whole batch divided by its optimizer steps per pass.
-        max_completion_tokens: L_max, sampled tokens that a rollout may have.
-    """
-    ones_N = torch.ones(sequence_N.shape, dtype=torch.float32)
-    if loss_type == "grpo":
-        length_S = torch.bincount(sequence_N)
-        return ones_N / (batch_sequences * length_S[sequence_N])
-    if loss_type == "dr_grpo":
-        return ones_N / (batch_sequences * max_completion_tokens)
-    return ones_N / (batch_tokens if loss_type == "dapo" else sequence_N.numel())
+Surrogate = Callable[[LossInputs, LossConfig], Tensor]
+"""Loss per token [N], before correction, weight and KL."""
 
 
-def clipped_policy_loss(
-    policy_logprobs_N: Tensor,
-    old_logprobs_N: Tensor,
-    advantages_N: Tensor,
-    *,
-    epsilon_low: float,
-    epsilon_high: float,
-) -> Tensor:
-    """-min(r A, clip(r, 1 - epsilon_low, 1 + epsilon_high) A) for r = policy / old, one per token."""
-    ratio_N = (policy_logprobs_N - old_logprobs_N).exp()
-    clipped_N = ratio_N.clamp(1.0 - epsilon_low, 1.0 + epsilon_high)
-    return -torch.min(ratio_N * advantages_N, clipped_N * advantages_N)
+def log_ratios(inputs: LossInputs, level: Literal["token", "sequence"]) -> Tensor:
+    """log(policy / old) of each token, or the mean of its sequence's tokens (GSPO, arXiv:2507.18071)."""
+    log_ratio_N = inputs.policy_logprobs_N - inputs.old_logprobs_N
+    return log_ratio_N if level == "token" else sequence_means(log_ratio_N, inputs.sequence_N)
 
 
-def kl_k3(policy_logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
-    """exp(d) - d - 1 for d = ref - policy: an unbiased estimate of KL(policy || ref), never negative."""
-    difference_N = ref_logprobs_N - policy_logprobs_N
-    return difference_N.exp() - difference_N - 1.0
-
-
-def importance_ratios(
-    old_logprobs_N: Tensor, sampler_logprobs_N: Tensor, sequence_N: Tensor, level: MismatchLevel
-) -> Tensor:
-    """old / sampler probability for each token: its own, or the product over its sequence.
-
-    A token whose sampler log-probability is unknown (NaN) counts as a ratio of one.
-    """
-    difference_N = torch.nan_to_num(old_logprobs_N.detach() - sampler_logprobs_N, nan=0.0)
-    if level == "sequence":
-        total_S = difference_N.new_zeros(int(sequence_N.max()) + 1).index_add(0, sequence_N, difference_N)
-        difference_N = total_S[sequence_N]
-    return difference_N.exp()
-
-
-def mismatch_weights(ratio_N: Tensor, *, mode: MismatchMode, clip_max: float) -> Tensor:
-    """The factor on each token's policy loss: `truncate` caps ratios, `mask` drops those above the cap."""
-    if mode == "off":
-        return torch.ones_like(ratio_N)
-    if mode == "truncate":
-        return ratio_N.clamp(max=clip_max)
-    return ratio_N.masked_fill(ratio_N > clip_max, 0.0)
-
-
-def policy_loss(
-    policy_logprobs_N: Tensor,
-    *,
-    old_logprobs_N: Tensor,
-    sampler_logprobs_N: Tensor,
-    advantages_N: Tensor,
-    weights_N: Tensor,
-    sequence_N: Tensor,
-    ref_logprobs_N: Tensor | None,
-    config: LossConfig,
-) -> Tensor:
+def policy_loss(inputs: LossInputs, weights_N: Tensor, config: LossConfig) -> Tensor:
     """The loss of some whole sequences; summed over an optimizer step's calls it is the step's loss.
 
     Args:
-        policy_logprobs_N: differentiable; everything else is constant.
-        old_logprobs_N: the policy at the start of the update, before its first optimizer step.
-        weights_N: from `token_weights` over the whole step.
-        ref_logprobs_N: needed exactly when `config.beta` is not 0.
+        weights_N: from `rft.learn.normalise.token_weights` over the whole step.
+
+    Raises ValueError for a KL term without a reference.
     """
-    loss_N = clipped_policy_loss(
-        policy_logprobs_N,
-        old_logprobs_N,
-        advantages_N,
-        epsilon_low=config.epsilon_low,
-        epsilon_high=config.epsilon_high,
-    )
-    ratio_N = importance_ratios(old_logprobs_N, sampler_logprobs_N, sequence_N, config.mismatch_level)
-    loss_N = loss_N * mismatch_weights(ratio_N, mode=config.mismatch_mode, clip_max=config.mismatch_clip_max)
+    policy_N, old_N, sampler_N, advantages_N, sequence_N, *_ = inputs
+    mismatch = config.mismatch
+    loss_N = config.surrogate(inputs, config)
+    if mismatch.off_policy_threshold is not None:
+        kept_N = off_policy_kept(policy_N, sampler_N, advantages_N, sequence_N, mismatch.off_policy_threshold)
+        loss_N = loss_N * kept_N
+    if inputs.undecided_N is not None:
+        loss_N = loss_N * inputs.undecided_N
+    if not config.corrects_itself:
+        loss_N = loss_N * mismatch_weights(old_N, sampler_N, sequence_N, mismatch)
     if config.beta != 0.0:
-        if ref_logprobs_N is None:
+        if inputs.ref_logprobs_N is None:
             raise ValueError("beta is not 0, so the loss needs the reference model's log-probabilities")
-        loss_N = loss_N + config.beta * kl_k3(policy_logprobs_N, ref_logprobs_N)
+        log_ratio_N = log_ratios(inputs, config.importance_level)
+        kl_N = loss_kl(policy_N, inputs.ref_logprobs_N, log_ratio_N, config.kl)
+        loss_N = loss_N + config.beta * kl_N
     return (weights_N * loss_N).sum()

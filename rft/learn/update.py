@@ -11,17 +11,23 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rft.learn.batch import Batch
+from rft.learn.entropy import EntropyBonus, undecided
+from rft.learn.kl import kl_estimate
 from rft.learn.logprobs import policy_logprobs
-from rft.learn.loss import LossConfig, policy_loss, token_weights
+from rft.learn.loss import LossConfig, LossInputs, Surrogate, log_ratios, policy_loss
 from rft.learn.metrics import ratio_metrics, sampler_metrics
+from rft.learn.normalise import token_weights
 from rft.learn.optimizer import PolicyOptimizer
 from rft.learn.packing import MicroBatch, pack
 from rft.learn.probe import Abilities
+from rft.learn.reference import Reference
+from rft.learn.surrogates import loss_config, loss_type
 from rft.recipe.schema import AlgorithmSpec, TrainSpec
 
 
@@ -64,6 +70,7 @@ class Updater:
         abilities: Abilities,
         autocast: bool = False,
         reference: nn.Module | None = None,
+        own_loss: Surrogate | None = None,
     ) -> None:
         """
         Args:
@@ -73,13 +80,14 @@ class Updater:
             max_completion_tokens: sampled tokens that a rollout may have; normaliser of `dr_grpo`.
             abilities: from `rft.learn.probe.probe`.
             autocast: compute float32 weights in bfloat16.
-            reference: frozen model for the KL term; unset, the policy with its adapters disabled.
+            reference: frozen starting model for the KL term; unset, the policy with its adapters disabled.
+            own_loss: the function that `algorithm.loss_type` names by path, if it does.
 
         Raises ValueError when `algorithm.beta` is not 0 and there is neither a reference nor an adapter.
         """
-        if algorithm.beta != 0.0 and reference is None and not hasattr(model, "disable_adapter"):
-            raise ValueError("algorithm.beta is not 0: give a reference model, or train an adapter")
-        self._model, self._reference = model, reference
+        self._model = model
+        self.reference = Reference(model, algorithm.kl, reference) if algorithm.beta != 0.0 else None
+        self.entropy_bonus = EntropyBonus(algorithm.entropy)
         self.optimizer = optimizer
         self._algorithm, self._train = algorithm, train
         self._temperature = temperature
@@ -89,24 +97,39 @@ class Updater:
         self.device = next(model.parameters()).device
         self._measured_s = 0.0
         self._moves_within = algorithm.num_iterations > 1 or algorithm.minibatches > 1
-        self._has_kl = algorithm.beta != 0.0
-        mismatch = algorithm.mismatch
-        self._config = LossConfig(
-            epsilon_low=algorithm.epsilon,
-            epsilon_high=algorithm.epsilon if algorithm.epsilon_high is None else algorithm.epsilon_high,
-            beta=algorithm.beta,
-            mismatch_mode=mismatch.mode,
-            mismatch_level=mismatch.level,
-            mismatch_clip_max=mismatch.clip_max,
-        )
+        self._picks_tokens = algorithm.entropy.top_quantile < 1.0
+        self._loss_type = loss_type(algorithm, own_loss)
+        self._config = loss_config(algorithm, self._loss_type)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact continuation needs beside the parameters; tensors are not copied."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "entropy": self.entropy_bonus.state(),
+            "reference": None if self.reference is None else self.reference.state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict()`. Raises ValueError, with nothing changed, when it is of other parameters."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.entropy_bonus.restore(state["entropy"])
+        if self.reference is not None and state["reference"] is not None:
+            self.reference.restore(state["reference"])
 
     def measure(self, batch: Batch) -> Batch:
         """The batch with what credit and loss compare with, computed before anything moves."""
         started = self._now()
+        logprobs_N = entropy_N = ref_N = None
+        if self._moves_within or self._picks_tokens:
+            logprobs_N, entropy_N = self._read(batch)
+        if self.reference is not None:
+            with self.reference.active():
+                ref_N = self.logprobs(batch)
         batch = replace(
             batch,
-            old_logprobs_N=self.logprobs(batch) if self._moves_within else None,
-            ref_logprobs_N=self._reference_logprobs(batch) if self._has_kl else None,
+            old_logprobs_N=logprobs_N if self._moves_within else None,
+            entropy_N=entropy_N if self._picks_tokens else None,
+            ref_logprobs_N=ref_N,
         )
         self._measured_s = self._now() - started
         return batch
@@ -121,8 +144,10 @@ class Updater:
 
         Raises ValueError for a batch that was not measured and has to be.
         """
-        if (self._moves_within and batch.old_logprobs_N is None) or (
-            self._has_kl and batch.ref_logprobs_N is None
+        if (
+            (self._moves_within and batch.old_logprobs_N is None)
+            or (self._picks_tokens and batch.entropy_N is None)
+            or (self.reference is not None and batch.ref_logprobs_N is None)
         ):
             raise ValueError("the batch was not measured: pass it through Updater.measure first")
         stats = UpdateStats(forward_s=self._measured_s)
@@ -130,60 +155,54 @@ class Updater:
         minibatches = [
             part for part in batch.minibatches(algorithm.minibatches) if batch.trains_S[part].any()
         ]
-        old_N, ref_N = batch.old_logprobs_N, batch.ref_logprobs_N
         seen = _Seen()
         for _ in range(algorithm.num_iterations):
             for members in minibatches:
-                self._step(batch, members, old_N, ref_N, stats, seen, writing)
+                self._step(batch, members, stats, seen, writing)
         stats.loss /= max(1, stats.steps + stats.steps_skipped)
-        stats.metrics = seen.metrics(batch, ref_N, self._config)
+        stats.metrics = seen.metrics(batch, self._config)
+        if self.reference is not None:
+            self.reference.follow()
         return stats
 
-    @torch.no_grad()
-    def logprobs(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
+    def logprobs(self, batch: Batch) -> Tensor:
         """Log-probabilities of a batch's policy tokens now, float32 [N]; 0 where the batch does not train."""
-        model = self._model if model is None else model
-        was_training = model.training
-        model.eval()
-        logprobs_N = torch.zeros(batch.num_tokens)
-        for row in self._rows(batch, list(range(len(batch.sequences)))):
-            logprobs_N[row.index_M] = self._forward(model, row)[0].cpu()
-        model.train(was_training)
-        return logprobs_N
+        return self._read(batch)[0]
 
-    def _reference_logprobs(self, batch: Batch) -> Tensor:
-        if self._reference is not None:
-            return self.logprobs(batch, self._reference)
-        disable: Callable = self._model.disable_adapter  # type: ignore[assignment]  # peft's, checked in __init__
-        with disable():
-            return self.logprobs(batch)
+    @torch.no_grad()
+    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`logprobs`, and entropies in nats likewise."""
+        was_training = self._model.training
+        self._model.eval()
+        logprobs_N, entropy_N = torch.zeros(batch.num_tokens), torch.zeros(batch.num_tokens)
+        for row in self._rows(batch, list(range(len(batch.sequences)))):
+            logprobs_M, entropy_M = self._forward(self._model, row)
+            logprobs_N[row.index_M], entropy_N[row.index_M] = logprobs_M.cpu(), entropy_M.cpu()
+        self._model.train(was_training)
+        return logprobs_N, entropy_N
 
     def _step(
         self,
         batch: Batch,
         members: list[int],
-        old_N: Tensor | None,
-        ref_N: Tensor | None,
         stats: UpdateStats,
         seen: _Seen,
         writing: Callable[[], AbstractContextManager[None]],
     ) -> None:
         weights_N = self._weights(batch, members)
+        undecided_N = self._undecided(batch, members)
+        bonus = self.entropy_bonus.applied / max(1, int(undecided_N.sum()))
+        entropy_sum = 0.0
         self._model.train()
         for row in self._rows(batch, members):
-            index_M = row.index_M
             started = self._now()
-            policy_M, entropy_M = self._forward(self._model, row)
-            loss = policy_loss(
-                policy_M,
-                old_logprobs_N=policy_M.detach() if old_N is None else old_N[index_M].to(self.device),
-                sampler_logprobs_N=batch.sampler_logprobs_N[index_M].to(self.device),
-                advantages_N=batch.advantages_N[index_M].to(self.device),
-                weights_N=weights_N[index_M].to(self.device),
-                sequence_N=batch.sequence_N[index_M].to(self.device),
-                ref_logprobs_N=None if ref_N is None else ref_N[index_M].to(self.device),
-                config=self._config,
-            )
+            policy_M, entropy_M = self._forward(self._model, row, entropy_gradient=bonus != 0.0)
+            inputs = self._inputs(batch, row.index_M, policy_M, entropy_M, undecided_N)
+            loss = policy_loss(inputs, weights_N[row.index_M].to(self.device), self._config)
+            counted = (entropy_M * inputs.undecided_N).sum()
+            if bonus != 0.0:
+                loss = loss - bonus * counted
+            entropy_sum += counted.item()
             forwarded = self._now()
             loss.backward()
             stats.backward_s += self._now() - forwarded
@@ -191,24 +210,50 @@ class Updater:
             stats.loss += loss.item()
             stats.micro_batches += 1
             stats.row_tokens += row.token_ids_T.numel()
-            seen.add(index_M, policy_M, entropy_M, old_N)
+            seen.add(row.index_M, inputs, self._config)
         started = self._now()
         with writing():
             step = self.optimizer.step()
         stats.optimizer_s += self._now() - started
+        self.entropy_bonus.saw(entropy_sum / max(1, int(undecided_N.sum())))
         stats.steps += step.applied
         stats.steps_skipped += not step.applied
         stats.grad_norm, stats.learning_rate = step.grad_norm, step.learning_rate
 
+    def _inputs(
+        self, batch: Batch, index_M: Tensor, policy_M: Tensor, entropy_M: Tensor, undecided_N: Tensor
+    ) -> LossInputs:
+        def here(values_N: Tensor) -> Tensor:
+            return values_N[index_M].to(self.device)
+
+        old_N, ref_N = batch.old_logprobs_N, batch.ref_logprobs_N
+        return LossInputs(
+            policy_logprobs_N=policy_M,
+            old_logprobs_N=policy_M.detach() if old_N is None else here(old_N),
+            sampler_logprobs_N=here(batch.sampler_logprobs_N),
+            advantages_N=here(batch.advantages_N),
+            sequence_N=here(batch.sequence_N),
+            entropy_N=entropy_M,
+            ref_logprobs_N=None if ref_N is None else here(ref_N),
+            undecided_N=here(undecided_N),
+        )
+
+    def _undecided(self, batch: Batch, members: list[int]) -> Tensor:
+        """bool [N], True: a token of this minibatch that the surrogate counts on."""
+        ours_N = _tokens_of(batch, members)
+        if batch.entropy_N is None or not self._picks_tokens:
+            return ours_N
+        undecided_N = torch.zeros_like(ours_N)
+        undecided_N[ours_N] = undecided(batch.entropy_N[ours_N], self._algorithm.entropy.top_quantile)
+        return undecided_N
+
     def _weights(self, batch: Batch, members: list[int]) -> Tensor:
         """One over the normaliser, on the batch's axis N; zero for tokens of other minibatches."""
         steps = self._algorithm.minibatches
-        ours_S = torch.zeros(len(batch.sequences), dtype=torch.bool)
-        ours_S[members] = True
-        ours_N = ours_S[batch.sequence_N]
+        ours_N = _tokens_of(batch, members)
         weights_N = torch.zeros(batch.num_tokens)
         weights_N[ours_N] = token_weights(
-            self._algorithm.loss_type,
+            self._loss_type.normaliser,
             batch.sequence_N[ours_N],
             batch_sequences=len(batch.sequences) / steps,
             batch_tokens=batch.num_tokens / steps,
@@ -224,7 +269,9 @@ class Updater:
             packing=self._abilities.packing,
         )
 
-    def _forward(self, model: nn.Module, row: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, model: nn.Module, row: MicroBatch, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             return policy_logprobs(
                 model,
@@ -232,12 +279,20 @@ class Updater:
                 temperature=self._temperature,
                 chunk=self._train.logit_chunk,
                 chunked_head=self._abilities.chunked_head,
+                entropy_gradient=entropy_gradient,
             )
 
     def _now(self) -> float:
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter()
+
+
+def _tokens_of(batch: Batch, members: list[int]) -> Tensor:
+    """bool [N], True: a token of one of these sequences."""
+    ours_S = torch.zeros(len(batch.sequences), dtype=torch.bool)
+    ours_S[members] = True
+    return ours_S[batch.sequence_N]
 
 
 class _Seen:
@@ -247,30 +302,34 @@ class _Seen:
         self._index: list[Tensor] = []
         self._policy: list[Tensor] = []
         self._old: list[Tensor] = []
+        self._ratio: list[Tensor] = []
         self._entropy: list[Tensor] = []
 
-    def add(self, index_M: Tensor, policy_M: Tensor, entropy_M: Tensor, old_N: Tensor | None) -> None:
-        policy_M = policy_M.detach().cpu()
+    @torch.no_grad()
+    def add(self, index_M: Tensor, inputs: LossInputs, config: LossConfig) -> None:
         self._index.append(index_M)
-        self._policy.append(policy_M)
-        self._old.append(policy_M if old_N is None else old_N[index_M])
-        self._entropy.append(entropy_M.cpu())
+        self._policy.append(inputs.policy_logprobs_N.detach().cpu())
+        self._old.append(inputs.old_logprobs_N.cpu())
+        self._ratio.append(log_ratios(inputs, config.importance_level).exp().cpu())
+        self._entropy.append(inputs.entropy_N.detach().cpu())
 
-    def metrics(self, batch: Batch, ref_N: Tensor | None, config: LossConfig) -> dict[str, float]:
+    def metrics(self, batch: Batch, config: LossConfig) -> dict[str, float]:
         if not self._index:
             return {}
-        index_K, policy_K, old_K = torch.cat(self._index), torch.cat(self._policy), torch.cat(self._old)
+        index_K, policy_K = torch.cat(self._index), torch.cat(self._policy)
         old_N = torch.full((batch.num_tokens,), float("nan"))
-        old_N[index_K] = old_K
+        old_N[index_K] = torch.cat(self._old)
         trained_N = batch.trains_S[batch.sequence_N]
-        out = ratio_metrics(policy_K, old_K, batch.advantages_N[index_K], config)
+        out = ratio_metrics(torch.cat(self._ratio), batch.advantages_N[index_K], config)
         out |= sampler_metrics(
-            old_N[trained_N], batch.sampler_logprobs_N[trained_N], batch.sequence_N[trained_N], config
+            old_N[trained_N],
+            batch.sampler_logprobs_N[trained_N],
+            batch.sequence_N[trained_N],
+            config.mismatch,
         )
         out["entropy"] = torch.cat(self._entropy).mean().item()
-        if ref_N is not None:
-            difference_K = ref_N[index_K] - policy_K
-            out["ref_kl"] = (difference_K.exp() - difference_K - 1.0).mean().item()
+        if batch.ref_logprobs_N is not None:
+            out["ref_kl"] = kl_estimate(policy_K, batch.ref_logprobs_N[index_K], "k3").mean().item()
         return out
 
 
