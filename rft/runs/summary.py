@@ -70,7 +70,9 @@ class Summary:
         lines += [f"| {name} | {value} |" for name, value in self._facts().items()]
         if self.answers:
             lines += ["", "| prompt | before | after |", "| --- | --- | --- |"]
-            lines += ["| " + " | ".join(map(_cell, _columns(answer))) + " |" for answer in self.answers]
+            lines += [
+                "| " + " | ".join(map(markdown_cell, _columns(answer))) + " |" for answer in self.answers
+            ]
         return "\n".join(lines) + "\n"
 
     def __rich__(self) -> Group:
@@ -121,7 +123,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Text that cannot break out of a Markdown table."""
     escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
     return "<br>".join(escaped.splitlines())

@@ -1,0 +1,275 @@
+"""Trackers follow a run: each reads the run's folder in a thread of its own and hands on every step once.
+
+The folder is the record and a tracker only a copy of it. So one that is slow lags behind, one that fails is
+told of once and gets what it missed as soon as it works again, and neither holds training up. How far each
+has come stands in `trackers/<name>.json`: a resumed run goes on with the same run of the tracker, and a step
+that is computed a second time is not logged a second time. The mark is set before the step is handed on: a
+kill between the two costs a tracker one step, where the other order would show one twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rft.errors import RunError
+from rft.recipe.schema import Recipe, Section
+from rft.runs.files import to_json, write_whole
+from rft.runs.folder import RunFolder
+from rft.runs.tracker_kinds import KINDS, About, Tracker
+from rft.secrets import Secret, hide, is_telling, redact
+
+log = logging.getLogger("rft")
+
+_PATIENCE_S = 30.0
+"""How long the end of a run waits for trackers that lag."""
+_LONGEST = 2000
+"""Characters of a prompt, an answer or a reason."""
+
+
+class Trackers:
+    """All trackers of a recipe, while the run lasts.
+
+        with Trackers(recipe, run, view.note) as trackers:
+            run.record(step, metrics)
+            trackers.wake()
+
+    Raises UserError on entering when a tracker is not installed: before anything slow.
+    """
+
+    def __init__(self, recipe: Recipe, run: RunFolder, note: Callable[[str], None]) -> None:
+        self._recipe, self._run, self._note = recipe, run, note
+        self._followers: list[_Follower] = []
+
+    def __enter__(self) -> Trackers:
+        folder = self._run.path / "trackers"
+        for name in dict.fromkeys(self._recipe.tracking.to):
+            own = folder / name
+            own.mkdir(parents=True, exist_ok=True)
+            tracker = KINDS[name](own)
+            self._followers.append(_Follower(name, tracker, own, self._run, self._recipe, self._note))
+        return self
+
+    def wake(self) -> None:
+        """There is something new in the run's folder. Returns at once."""
+        for follower in self._followers:
+            follower.wake()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for follower in self._followers:
+            follower.end()
+        for follower in self._followers:
+            follower.join(_PATIENCE_S)
+
+
+class _Follower:
+    def __init__(
+        self,
+        name: str,
+        tracker: Tracker,
+        folder: Path,
+        run: RunFolder,
+        recipe: Recipe,
+        note: Callable[[str], None],
+    ) -> None:
+        self._name, self._tracker, self._folder = name, tracker, folder
+        self._run, self._recipe, self._note = run, recipe, note
+        self._mark = _Mark(folder.with_suffix(".json"))
+        self._news = threading.Event()
+        self._ending = self._started = self._complained = False
+        self._offset = 0
+        self._error: Exception | None = None
+        # A daemon, begun with the first step: accelerate imports torch, which has to wait for the engine.
+        self._thread = threading.Thread(target=self._follow, name=f"rft-{name}", daemon=True)
+
+    def wake(self) -> None:
+        if not self._thread.is_alive() and not self._ending:
+            self._thread.start()
+        self._news.set()
+
+    def end(self) -> None:
+        self._ending = True
+        self._news.set()
+
+    def join(self, patience_s: float) -> None:
+        if not self._thread.is_alive():
+            return
+        self._thread.join(patience_s)
+        if self._thread.is_alive():
+            self._note(f"tracking: {self._name} is still writing after {patience_s:.0f} s; left behind")
+
+    def _follow(self) -> None:
+        last = False
+        while not last:
+            self._news.wait()
+            self._news.clear()
+            last = self._ending
+            try:
+                self._catch_up()
+            except Exception as error:
+                self._complain(error)
+        try:
+            if self._started:
+                self._tracker.tracker.finish()
+        except Exception as error:
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        told = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        log.warning("tracking: %s after step %d: %s", self._name, self._mark.step, told)
+        if not self._complained:
+            self._complained = True
+            self._note(
+                f"tracking: {self._name} failed ({told}); the run goes on, and {self._name} gets what it "
+                f"missed when it works again"
+            )
+
+    def _catch_up(self) -> None:
+        """Hands on what is new. Where that fails, the next call begins with the step that failed."""
+        if not self._started:
+            self._start()
+        for row, after in complete_rows(self._run.path / "metrics.jsonl", self._offset):
+            step = int(row.pop("step"))
+            if step > self._mark.step:
+                self._log(step, row)
+            self._offset = after
+
+    def _start(self) -> None:
+        from accelerate import PartialState
+
+        PartialState()  # accelerate's classes ask it whether they are the main process
+        spec = self._recipe.tracking
+        mark = self._mark
+        about = About(
+            project=spec.project,
+            run_name=f"{self._run.name}/{self._run.id}",
+            run_id=self._run.id,
+            folder=self._folder,
+            args=spec.args.get(self._name, {}),  # type: ignore[call-overload]  # one of KINDS' names
+            known_as=mark.known_as,
+        )
+        mark.known_as = self._tracker.start(about)
+        self._started = True
+        mark.save()
+        if mark.step < 0:
+            self._tracker.tracker.store_init_configuration(configuration(self._recipe))
+            self._log(0, _heldout_before(self._run))
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        finite = {key: value for key, value in values.items() if value is not None}
+        table = rollout_table(self._run, step, self._recipe.tracking.rollouts)
+        before = self._mark.step
+        self._mark.save(step)
+        try:
+            self._tracker.log(step, finite, table)
+        except Exception:
+            self._mark.save(before)
+            raise
+
+
+def _heldout_before(run: RunFolder) -> dict[str, float]:
+    """What the held-out tasks gave before the first step; it stands with the events, not with the steps."""
+    found = [event for event in run.events() if event["kind"] == "heldout" and event["step"] == 0]
+    return {key: value for event in found for key, value in event.items() if key.startswith("heldout/")}
+
+
+class _Mark:
+    """How far a tracker has come: the last step it was given, and what it calls the run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.step = -1
+        self.known_as: str | None = None
+        if path.exists():
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                self.step, self.known_as = int(kept["step"]), str(kept["known_as"])
+            except (ValueError, LookupError) as error:
+                raise RunError(
+                    f"{path} cannot be read ({error}); remove it to report the run from its first step again"
+                ) from error
+
+    def save(self, step: int | None = None) -> None:
+        self.step = self.step if step is None else step
+        write_whole(self._path, to_json({"step": self.step, "known_as": self.known_as}) + "\n")
+
+
+def complete_rows(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each whole line of a file of JSON objects from a byte on, with the byte after it."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):  # still being written, or torn by a kill
+                return
+            offset += len(line)
+            yield json.loads(line), offset
+
+
+def configuration(recipe: Recipe) -> dict[str, str | int | float | bool]:
+    """The resolved recipe with dotted keys, for trackers that know no nesting, and without secrets.
+
+    A secret that is named (`env:NAME`) stays named. One that somebody wrote out among the arguments of a
+    class of theirs, under a telling key, becomes stars.
+    """
+    return dict(_flat(recipe, ""))
+
+
+def _flat(value: Any, key: str) -> Iterator[tuple[str, str | int | float | bool]]:
+    inner: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    if isinstance(value, Section):
+        fields = type(value).model_fields.items()
+        inner = {field.alias or name: getattr(value, name) for name, field in fields}
+    if inner:
+        for name, one in inner.items():
+            path = f"{key}.{name}" if key else name
+            written_out = isinstance(one, str) and not Secret.is_written(one)
+            if isinstance(value, Mapping) and is_telling(name) and written_out:
+                yield path, "***"
+            else:
+                yield from _flat(one, path)
+    elif isinstance(value, (bool, int, float)):
+        yield key, value
+    else:
+        yield key, redact(value if isinstance(value, str) else to_json(value))
+
+
+def rollout_table(run: RunFolder, step: int, rows: int) -> list[list[Any]]:
+    """Some rollouts of a step, spread evenly over its groups, under `COLUMNS`; none where no file is."""
+    path = next((one for one in run.rollout_files() if one.stem == f"step-{step:06d}"), None)
+    if path is None or rows == 0:
+        return []
+    from rft.runs.rollouts import read_rollouts
+
+    found = read_rollouts(path)
+    spread = [found[n * len(found) // rows] for n in range(rows)] if len(found) > rows else found
+    return [
+        [
+            _text(_asked(one["prompt"])),
+            _text(one["text"]),
+            one["reward"],
+            _text(one["reason"] or one["status"]),
+        ]
+        for one in spread
+    ]
+
+
+def _asked(prompt: str) -> str:
+    """A stored prompt, which is JSON for a chat and plain text otherwise, for people."""
+    try:
+        return "\n".join(f"{message['role']}: {message['content']}" for message in json.loads(prompt))
+    except (ValueError, LookupError, TypeError):
+        return prompt
+
+
+def _text(text: str) -> str:
+    text = hide(text)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
