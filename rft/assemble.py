@@ -22,6 +22,7 @@ from rft.data.split import load_split
 from rft.engine.open import open_engine, prepare_process
 from rft.errors import UserError
 from rft.evaluator import Evaluator
+from rft.formulas import credit_of, loss_of
 from rft.http.evaluator import RUN_VARIABLE
 from rft.models.memory import needed_memory_gb, num_parameters, require_memory
 from rft.models.source import locate
@@ -39,6 +40,7 @@ from rft.types import Message, Task
 if TYPE_CHECKING:
     from rft.engine.vllm import VLLMEngine
     from rft.engine.weights import Weights
+    from rft.learn.credit import Credit
     from rft.learn.update import Updater
     from rft.models.policy import Policy
 
@@ -60,6 +62,8 @@ class Parts:
     policy: Policy
     weights: Weights
     updater: Updater
+    credit: Credit | None
+    """Given to `assign_credit` where the algorithm alone does not say it all."""
     player: Player
     runner: ScoringRunner
     supervisor: Supervisor
@@ -110,6 +114,7 @@ def assemble(
         from rft.models.policy import Policy, load_tokenizer, pick_dtype
         from rft.rollout.conversation import ChatTemplate
 
+        credit = credit_of(recipe.algorithm, evaluator)
         _require_known_sampling(recipe)
         torch.manual_seed(recipe.seed)
         folder = locate(recipe.model.source, revision=recipe.model.revision)
@@ -162,6 +167,7 @@ def assemble(
             abilities=abilities,
             autocast=dtype == "float32" and engine_dtype == "bfloat16",
             reference=_reference(recipe, folder, dtype, device),
+            own_loss=loss_of(recipe.algorithm),
         )
         if sock is not None:
             _serve(recipe, engine, sock, view, stack)
@@ -176,6 +182,7 @@ def assemble(
             policy=policy,
             weights=weights,
             updater=updater,
+            credit=credit,
             player=Player(engine, template, make_environment, recipe.rollout, max_total_tokens=context),
             runner=runner,
             supervisor=Supervisor(runner, recipe, event=run.event, note=view.note, spent_usd=_spent(run)),

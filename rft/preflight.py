@@ -22,11 +22,12 @@ from rft.data.rows import kind_of
 from rft.data.source import load_tasks
 from rft.errors import DataError, Problem, RecipeError, ResolveError, RunError
 from rft.evaluator import Evaluator
+from rft.formulas import wrong_formulas
 from rft.recipe.draft import Draft
 from rft.recipe.load import draft_recipe
 from rft.recipe.problems import did_you_mean
 from rft.recipe.resolve import resolve_callable, resolve_environment, resolve_evaluator
-from rft.recipe.schema import EvaluatorUse, ModelSpec, Recipe, Section, SourceSpec, Use
+from rft.recipe.schema import AlgorithmSpec, EvaluatorUse, ModelSpec, Recipe, Section, SourceSpec, Use
 from rft.runs.folder import RunFolder
 
 PEEK_ROWS = 20
@@ -61,6 +62,9 @@ def check_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Report:
         spec = _part(draft, name, SourceSpec)
         if spec is not None:
             _data(draft, name, spec, evaluator, notes)
+    algorithm = _part(draft, "algorithm", AlgorithmSpec)
+    if algorithm is not None:
+        draft.blame(list(wrong_formulas(algorithm, evaluator, draft.folder)))
     model = _part(draft, "model", ModelSpec)
     if model is not None:
         _model(draft, model, notes)

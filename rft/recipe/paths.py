@@ -23,7 +23,10 @@ def absolute_paths(draft: Draft) -> None:
     """Rewrites the draft in place. Evaluators named inside another one's `with:` are found too."""
     for path in ("model.source", "model.chat_template", "data.train.source", "data.eval.source"):
         _at(draft, path, _file)
-    for path in ("data.train.source", "data.eval.source", "evaluator", "environment"):
+    for path in (
+        *("data.train.source", "data.eval.source", "evaluator", "environment"),
+        *("algorithm.advantage", "algorithm.loss_type"),
+    ):
         _at(draft, path, _code)
 
 
