@@ -18,10 +18,11 @@ from rft import background
 from rft.chat import WantsBase, wanting_base
 from rft.data.fit import fit_prompts
 from rft.data.order import TaskOrder
-from rft.data.split import load_split
+from rft.data.split import Split, load_split
 from rft.engine.open import open_engine, prepare_process
 from rft.errors import UserError
 from rft.evaluator import Evaluator
+from rft.examples import fit_examples
 from rft.formulas import credit_of, loss_of
 from rft.http.evaluator import RUN_VARIABLE
 from rft.models.memory import needed_memory_gb, num_parameters, require_memory
@@ -97,7 +98,11 @@ def assemble(
         sock = _listen(recipe, view, stack)
         view.phase("reading data")
         split = load_split(
-            recipe.data, num_heldout=recipe.eval.tasks, seed=recipe.seed, requires=evaluator.requires
+            recipe.data,
+            num_heldout=recipe.eval.tasks,
+            seed=recipe.seed,
+            requires=evaluator.requires,
+            answers=recipe.algorithm.examples,
         )
         for note in split.notes:
             view.note(note)
@@ -121,11 +126,12 @@ def assemble(
         dtype = pick_dtype(recipe.model.dtype)
         engine_dtype = dtype if recipe.engine.dtype == "auto" else recipe.engine.dtype
         _require_room(recipe, folder, dtype, engine_dtype)
-        template = ChatTemplate(load_tokenizer(folder, recipe.model))
+        tokenizer = load_tokenizer(folder, recipe.model)
+        template = ChatTemplate(tokenizer)
         if judges:
             template.opening([Message("user", "?")])  # a model without a chat template cannot judge
         limit = context_limit(recipe, folder)
-        heldout, train, context = _fitting(recipe, view, template, split.heldout, split.train, limit)
+        heldout, train, context = _fitting(recipe, view, template, split, limit, tokenizer)
 
         engine = open_engine(
             engine_spec,
@@ -299,7 +305,7 @@ def _require_room(recipe: Recipe, folder: Path, dtype: str, engine_dtype: str) -
         adapter_params=3 * total * adapter.rank // hidden_size if adapter else 0,
         kv_cache_gb=recipe.engine.kv_cache_gb or 0.0,
         shared=recipe.engine.publish != "copy",
-        reference=recipe.algorithm.beta > 0 and adapter is None,
+        reference=recipe.algorithm.needs_reference and adapter is None,
     )
     free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else None
     require_memory(need, available_gb=free)
@@ -343,7 +349,7 @@ def _text_config(recipe: Recipe, folder: Path) -> Any:
 
 
 def _fitting(
-    recipe: Recipe, view: View, template: Any, heldout: list[Task], train: list[Task], limit: int
+    recipe: Recipe, view: View, template: Any, split: Split, limit: int, tokenizer: Any
 ) -> tuple[list[Task], list[Task], int]:
     """Tasks that fit, and the tokens that prompt and answers need together."""
     spec = recipe.rollout
@@ -355,8 +361,12 @@ def _fitting(
         )
     kept = []
     longest = 0
-    for name, tasks in (("held-out", heldout), ("training", train)):
-        fitting, dropped = fit_prompts(tasks, template.count, room)
+    kind = recipe.algorithm.examples
+    for name, tasks in (("held-out", split.heldout), ("training", split.train)):
+        if kind is not None and tasks is split.train:
+            fitting, dropped = fit_examples(kind, tasks, tokenizer, limit, view.note)
+        else:
+            fitting, dropped = fit_prompts(tasks, template.count, room)
         if dropped.count:
             view.note(f"{name}: {dropped}")
         longest = max(longest, min(dropped.longest, room))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rft.errors import DataError
-from rft.types import Task
+from rft.types import Group, Task
 
 
 def permutation(n: int, seed: str) -> list[int]:
@@ -46,6 +46,15 @@ class TaskOrder:
         ids = "\n".join(task.id for task in tasks)
         self._digest = hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
+    def __len__(self) -> int:
+        """Tasks in an epoch."""
+        return len(self._tasks)
+
+    @property
+    def num_taken(self) -> int:
+        """Tasks handed out since the beginning."""
+        return self._epoch * len(self._tasks) + self._position
+
     def take(self, n: int) -> list[Task]:
         """The next `n` tasks. A batch that spans two epochs may hold a task twice."""
         taken: list[Task] = []
@@ -57,6 +66,28 @@ class TaskOrder:
             taken += [self._tasks[index] for index in self._permutation[self._position : end]]
             self._position = end
         return taken
+
+    def ahead(self, n: int) -> list[Task]:
+        """What `take` would hand out, left where it is."""
+        here = self.state()
+        tasks = self.take(n)
+        self.restore(here)
+        return tasks
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Rewards do not change this order; see `rft.data.curriculum` for one that they do."""
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing to tell."""
+        return {}
+
+    def number(self, task: Task) -> int:
+        """A task's place in the data, which `task` finds it by."""
+        return self._tasks.index(task)
+
+    def task(self, number: int) -> Task:
+        """The task at a place in the data."""
+        return self._tasks[number]
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, as plain JSON values."""

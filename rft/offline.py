@@ -1,0 +1,187 @@
+"""The page of learning from examples: SFT, DPO and KTO, top to bottom.
+
+    examples -> optimizer steps (TRL's trainer) -> weights -> held-out answers, scored
+
+No rollouts are trained on. Everything else is as on the page of `train.py`: the same recipe, run folder,
+engine and checkpoints, and the same held-out tasks, answered by the engine and scored by the evaluator
+before, during and after.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rft import background
+from rft.around import Clock, due, go_on, judge, prove_bond, status
+from rft.assemble import Parts, assemble
+from rft.engine.base import Published
+from rft.engine.open import prepare_process
+from rft.errors import RunStopped
+from rft.evaluator import Evaluator
+from rft.examples import reference_model
+from rft.heldout import Judged, summarise
+from rft.process import release_memory, rss_gb
+from rft.progress import begin
+from rft.recipe.schema import Examples, Recipe
+from rft.runs.folder import RunFolder
+from rft.runs.quiet import Quiet
+from rft.runs.signals import StopRequest
+from rft.runs.summary import Summary
+from rft.runs.view import View
+
+if TYPE_CHECKING:
+    from rft.fork import Origin
+    from rft.learn.preference import Taught
+
+_NAMES = {
+    # TRL's names, and ours in rft/runs/metrics.py.
+    "entropy": "entropy",
+    "mean_token_accuracy": "examples/token_accuracy",
+    "rewards/accuracies": "examples/accuracy",
+    "rewards/margins": "examples/margin",
+    "rewards/chosen": "examples/good",
+    "rewards/rejected": "examples/bad",
+    "logps/chosen": "examples/good_logprob",
+    "logps/rejected": "examples/bad_logprob",
+    "kl": "kl/reference",
+}
+
+
+def train_offline(
+    recipe: Recipe,
+    *,
+    view: View,
+    resume: RunFolder | None = None,
+    fork: Origin | None = None,
+    accept_evaluator_change: bool = False,
+    debug: bool = False,
+) -> Summary:
+    """Trains on the examples of `data.train` until `recipe.train.steps` or a stop signal.
+
+    Arguments and exceptions are those of `rft.train.train`.
+    """
+    started = time.perf_counter()
+    kind, rows, steps = recipe.algorithm.examples, recipe.train.prompts_per_step, recipe.train.steps
+    assert kind is not None
+    run, progress = begin(recipe, resume, fork, view.note)
+
+    def admit(evaluator: Evaluator) -> None:
+        progress.admit(run, recipe, evaluator, accept_change=accept_evaluator_change, note=view.note)
+        prepare_process()  # before torch is imported
+        from rft.learn.preference import require_known_args
+
+        require_known_args(kind, recipe.algorithm.args)
+
+    with (
+        view,
+        status(run, recipe, progress),
+        Quiet(run.log_path, debug=debug),
+        StopRequest(view.note) as stop,
+        assemble(recipe, view, run, weights_from=progress.checkpoint, admit=admit) as parts,
+        progress,  # its end waits for a checkpoint that is still being written
+    ):
+        from rft.learn.preference import teach
+
+        progress.restore(parts, view.note)
+        parts.weights.publish(progress.step)
+        view.done = progress.step
+        background.run(parts.supervisor.begin(progress.step))
+        judged = Judged.stored(run)
+        judged = judged or [judge(parts, run, view, progress.step, "before")]
+        parts.supervisor.afford(progress.step)
+        clock, bad_steps = Clock(), 0
+
+        def after_step(taught: Taught) -> bool:
+            """Publishes, judges, writes down and saves; returns whether training goes on."""
+            nonlocal clock, bad_steps
+            release_memory()
+            clock.lap("update")
+
+            # 2 the same weights answer the held-out tasks, and serve
+            view.phase("publish")
+            published = parts.weights.publish(progress.step + 1)
+            clock.lap("publish")
+
+            # 3 write down, judge, save
+            progress.step += 1
+            parts.order.take(rows)
+            metrics = step_metrics(taught, published, clock.seconds)
+            parity, broken = prove_bond(parts, view, progress.step)
+            health, trouble = background.run(parts.supervisor.after(progress.step, []))
+            metrics |= parity | health
+            bad_steps = 0 if taught.optimizer.applied else bad_steps + 1
+            if bad_steps == recipe.train.max_bad_steps:
+                broken = f"{bad_steps} steps in a row had a gradient that was not finite"
+            trouble = trouble or broken
+            last = progress.step == steps or stop.requested or trouble is not None
+            if (last and trouble is None) or due(recipe.eval.every, progress.step):
+                judged.append(judge(parts, run, view, progress.step, f"step {progress.step}"))
+                metrics |= judged[-1].metrics()
+            run.record(progress.step, metrics)
+            view.step(metrics)
+            if last or due(recipe.train.checkpoint.every, progress.step):
+                view.phase("checkpoint")
+                progress.save(run, parts, heldout=metrics.get("heldout/mean"), wait=last)
+            if trouble is not None:
+                raise RunStopped(f"{trouble}; step {progress.step} is saved, {go_on(run)}")
+            if stop.requested and progress.step < steps:
+                view.note(f"stopped after step {progress.step} of {steps}; {go_on(run)}")
+            clock = Clock()
+            view.phase("update")
+            return not last
+
+        # 1 optimizer steps; shared weights are written while the engine holds still
+        if progress.step < steps:
+            view.phase("update")
+            teach(
+                parts.policy.model,
+                parts.policy.tokenizer,
+                parts.order.ahead((steps - progress.step) * rows),
+                kind=kind,
+                args=recipe.algorithm.args,
+                optimizer=parts.updater.optimizer,
+                reference=reference_model(recipe, parts.policy),
+                rows=rows,
+                rows_at_once=rows_at_once(parts, kind),
+                seed=recipe.seed,
+                first_step=progress.step,
+                folder=run.log_path.parent,
+                writing=partial(progress.writing, parts.weights),
+                after_step=after_step,
+            )
+    summary = summarise(run, progress.step, time.perf_counter() - started, judged[0], judged[-1])
+    run.write_report(summary.to_markdown())
+    return summary
+
+
+# --- below the page: what its words mean, no decisions ------------------------------------------------
+
+
+def rows_at_once(parts: Parts, kind: Examples) -> int:
+    """Rows of one forward pass, by the longest of all examples: the same wherever a run goes on."""
+    from rft.learn.preference import example_tokens, rows_per_pass
+
+    order, train = parts.order, parts.recipe.train
+    longest = max(example_tokens(parts.policy.tokenizer, order.task(n), kind) for n in range(len(order)))
+    return rows_per_pass(kind, train.prompts_per_step, longest, train.micro_batch_tokens)
+
+
+def step_metrics(taught: Taught, published: Published, seconds: Mapping[str, float]) -> dict[str, float]:
+    """One step's numbers under the names that `rft/runs/metrics.py` explains."""
+    metrics = {
+        "loss": taught.loss,
+        "grad_norm": taught.optimizer.grad_norm,
+        "learning_rate": taught.optimizer.learning_rate,
+        "update/steps": taught.optimizer.applied,
+        "update/skipped": not taught.optimizer.applied,
+        "memory/rss_gb": rss_gb(),
+        "weight_version": published.version,
+        "time/publish_s": published.seconds,
+        **{f"time/{phase}_s": value for phase, value in seconds.items()},
+        **{ours: taught.logs[theirs] for theirs, ours in _NAMES.items() if theirs in taught.logs},
+    }
+    return {key: float(value) for key, value in metrics.items() if not math.isnan(value)}
