@@ -5,8 +5,8 @@ of mantissa, so an update smaller than 1/256 of a weight is lost; with `master_w
 keeps float32 copies and moments, gradients are added up in float32 as each one is finished (and the
 bfloat16 gradient freed at once), and a step rounds the masters into the parameters in place.
 
-A gradient with NaN or infinity is never applied: the step is counted as skipped and nothing moves but
-the schedule.
+A gradient with NaN or infinity, or that of such a loss, is never applied: the step is counted as skipped and
+nothing moves but the schedule.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StepStats:
     """One optimizer step."""
 
     applied: bool
-    """False when the gradient was not finite."""
+    """False when the loss or the gradient was not finite."""
     grad_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float
@@ -90,7 +90,7 @@ class PolicyOptimizer:
         self.steps = 0
         """Steps asked for, skipped ones included: the schedule's clock."""
         self.skipped = 0
-        """Steps not applied because the gradient was not finite."""
+        """Steps not applied because the loss or the gradient was not finite."""
         self._hooks: list[Any] = []
         self._trained = [
             self._master(parameter) if master_weights and parameter.dtype != torch.float32 else parameter
@@ -149,14 +149,19 @@ class PolicyOptimizer:
         )
 
     @torch.no_grad()
-    def step(self) -> StepStats:
-        """Clips, steps, writes the parameters in place and clears the gradients."""
+    def step(self, *, loss: float = 0.0) -> StepStats:
+        """Clips, steps, writes the parameters in place and clears the gradients.
+
+        Args:
+            loss: what was differentiated; one that is not finite may still have finite gradients, of nothing
+                that was wanted, and is not applied either.
+        """
         rate = self.learning_rate
         self.steps += 1
         gradients = [tensor.grad for tensor in self._trained if tensor.grad is not None]
         norm_tensor = nn.utils.get_total_norm(gradients)
         norm = norm_tensor.item()
-        applied = math.isfinite(norm)
+        applied = math.isfinite(norm) and math.isfinite(loss)
         if applied:
             if norm > self._max_grad_norm:
                 nn.utils.clip_grads_with_norm_(self._trained, self._max_grad_norm, norm_tensor)
@@ -221,8 +226,8 @@ class PolicyOptimizer:
         }
         if set(state["masters"]) != masters:
             raise ValueError(
-                f"the optimizer state has {len(state['masters'])} float32 masters and {len(masters)} are needed: "
-                f"model.dtype or train.optimizer.master_weights is not as it was"
+                f"the optimizer state has {len(state['masters'])} float32 masters, {len(masters)} are "
+                f"needed: model.dtype or train.optimizer.master_weights is not as it was"
             )
         settings = [
             {name: value for name, value in group.items() if name != "params"}
