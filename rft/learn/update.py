@@ -40,7 +40,7 @@ class UpdateStats:
     steps: int = 0
     """Optimizer steps applied."""
     steps_skipped: int = 0
-    """Steps with a gradient that was not finite."""
+    """Steps not applied because the loss or the gradient was not finite."""
     grad_norm: float = 0.0
     """Before clipping; of the last step."""
     learning_rate: float = 0.0
@@ -96,7 +96,8 @@ class Updater:
         self._autocast = autocast
         self.device = next(model.parameters()).device
         self._measured_s = 0.0
-        self._moves_within = algorithm.num_iterations > 1 or algorithm.minibatches > 1
+        in_reward = algorithm.beta != 0.0 and algorithm.kl.place == "reward"
+        self._needs_old = algorithm.num_iterations > 1 or algorithm.minibatches > 1 or in_reward
         self._picks_tokens = algorithm.entropy.top_quantile < 1.0
         self._loss_type = loss_type(algorithm, own_loss)
         self._config = loss_config(algorithm, self._loss_type)
@@ -120,14 +121,14 @@ class Updater:
         """The batch with what credit and loss compare with, computed before anything moves."""
         started = self._now()
         logprobs_N = entropy_N = ref_N = None
-        if self._moves_within or self._picks_tokens:
+        if self._needs_old or self._picks_tokens:
             logprobs_N, entropy_N = self._read(batch)
         if self.reference is not None:
             with self.reference.active():
                 ref_N = self.logprobs(batch)
         batch = replace(
             batch,
-            old_logprobs_N=logprobs_N if self._moves_within else None,
+            old_logprobs_N=logprobs_N if self._needs_old else None,
             entropy_N=entropy_N if self._picks_tokens else None,
             ref_logprobs_N=ref_N,
         )
@@ -145,7 +146,7 @@ class Updater:
         Raises ValueError for a batch that was not measured and has to be.
         """
         if (
-            (self._moves_within and batch.old_logprobs_N is None)
+            (self._needs_old and batch.old_logprobs_N is None)
             or (self._picks_tokens and batch.entropy_N is None)
             or (self.reference is not None and batch.ref_logprobs_N is None)
         ):
@@ -192,7 +193,7 @@ class Updater:
         weights_N = self._weights(batch, members)
         undecided_N = self._undecided(batch, members)
         bonus = self.entropy_bonus.applied / max(1, int(undecided_N.sum()))
-        entropy_sum = 0.0
+        entropy_sum = loss_sum = 0.0
         self._model.train()
         for row in self._rows(batch, members):
             started = self._now()
@@ -207,15 +208,17 @@ class Updater:
             loss.backward()
             stats.backward_s += self._now() - forwarded
             stats.forward_s += forwarded - started
-            stats.loss += loss.item()
+            loss_sum += loss.item()
             stats.micro_batches += 1
             stats.row_tokens += row.token_ids_T.numel()
             seen.add(row.index_M, inputs, self._config)
         started = self._now()
         with writing():
-            step = self.optimizer.step()
+            step = self.optimizer.step(loss=loss_sum)
         stats.optimizer_s += self._now() - started
-        self.entropy_bonus.saw(entropy_sum / max(1, int(undecided_N.sum())))
+        stats.loss += loss_sum
+        if step.applied:  # what did not move the policy must not move the bonus, least of all to NaN
+            self.entropy_bonus.saw(entropy_sum / max(1, int(undecided_N.sum())))
         stats.steps += step.applied
         stats.steps_skipped += not step.applied
         stats.grad_norm, stats.learning_rate = step.grad_norm, step.learning_rate
