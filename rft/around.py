@@ -45,6 +45,8 @@ def roll_out(
     """Rollouts and their scores, overlapped; as the recipe trains, or as it judges."""
     recipe = parts.recipe
     release_threads()  # the engine's turn
+    # What other prompts left in its cache would change the last bits, and a run that goes on here lacks it.
+    parts.engine.forget_prompts()
     return background.run(
         collect(
             parts.player,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from rft.cli_look import Json, OutputDir, Overrides, RecipeName, open_view, reci
 from rft.errors import RecipeError, RftError, RunError, UserError
 
 if TYPE_CHECKING:
+    from rft.fork import Origin
     from rft.recipe.schema import EngineSpec, Recipe, ServeSpec
     from rft.runs.folder import RunFolder
 
@@ -110,6 +111,13 @@ def train(
             help="Go on with a run, with its own recipe: a path, an id, or a name for the newest.",
         ),
     ] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN[@STEP]",
+            help="Begin a new run from a run's newest checkpoint or a step's; KEY=VALUE changes its recipe.",
+        ),
+    ] = None,
     serve: Annotated[
         str | None,
         typer.Option(
@@ -128,14 +136,20 @@ def train(
     """Train a model with an evaluator. Ctrl-C finishes the step and saves; a second Ctrl-C stops at once."""
     from rft.recipe.load import load_recipe
 
+    if resume and fork:
+        raise UserError("--resume goes on with a run, --fork begins a new one: take one of them")
     words = [*([recipe] if recipe else ()), *(overrides or ())]
     folder = _stopped_run(resume) if resume else None
+    origin = _origin(fork) if fork else None
     if folder is not None:
         words = [str(folder.recipe_path), *words]  # a run brings its recipe, so all words are overrides
+    elif origin is not None and (not words or "=" in words[0]):
+        words = [str(Path(origin.run, "recipe.yaml")), *words]  # as does a fork, unless another one is named
     elif not words:
         raise UserError("name a recipe: a .yaml file, or one that `rft recipe list` shows")
     loaded = load_recipe(words[0], [*words[1:], *_serve_overrides(serve)])
-    _train(loaded, folder, accept_evaluator_change, as_json, bool(context.obj))
+    start = {"resume": folder, "fork": origin, "accept_evaluator_change": accept_evaluator_change}
+    _train(loaded, start, as_json, bool(context.obj))
 
 
 def _stopped_run(which: str) -> RunFolder:
@@ -147,15 +161,19 @@ def _stopped_run(which: str) -> RunFolder:
     return folder
 
 
-def _train(
-    recipe: Recipe, resumed: RunFolder | None, accept_change: bool, as_json: bool, debug: bool
-) -> None:
+def _origin(which: str) -> Origin:
+    from rft.fork import Origin
+
+    return Origin.find(which)
+
+
+def _train(recipe: Recipe, start: Mapping[str, Any], as_json: bool, debug: bool) -> None:
     from rft.runs.files import to_json
 
     with open_view(recipe.train.steps, as_json, debug) as (view, out):
         from rft.train import train as run
 
-        summary = run(recipe, view=view, resume=resumed, accept_evaluator_change=accept_change, debug=debug)
+        summary = run(recipe, view=view, debug=debug, **start)
         view.console.print(summary)
         if as_json:
             print(to_json(summary.to_json()), file=out)

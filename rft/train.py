@@ -15,16 +15,18 @@ from functools import partial
 from rft import background
 from rft.around import Clock, due, go_on, judge, prove_bond, roll_out, status
 from rft.assemble import assemble
+from rft.bad_steps import after_update
 from rft.errors import RunStopped
+from rft.fork import Origin
 from rft.heldout import Judged, summarise
 from rft.process import release_memory
-from rft.progress import Progress
-from rft.recipe.load import dump_recipe
+from rft.progress import begin
 from rft.recipe.schema import Recipe
 from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet
 from rft.runs.signals import StopRequest
 from rft.runs.summary import Summary
+from rft.runs.trackers import Trackers
 from rft.runs.view import View
 
 
@@ -33,6 +35,7 @@ def train(
     *,
     view: View,
     resume: RunFolder | None = None,
+    fork: Origin | None = None,
     accept_evaluator_change: bool = False,
     debug: bool = False,
 ) -> Summary:
@@ -41,19 +44,20 @@ def train(
     Args:
         view: shows progress; entered and left here.
         resume: a run to go on with, from its newest sound checkpoint.
+        fork: another run's checkpoint, to begin a new run from.
         accept_evaluator_change: go on although the evaluator is another one than before.
         debug: leave the libraries' output on the terminal.
 
     Raises UserError for wrong input, RunStopped when the run stopped itself (after a checkpoint).
     """
     started = time.perf_counter()
-    run = resume or RunFolder.create(recipe.train.output_dir, recipe.name, dump_recipe(recipe))
-    progress = Progress.newest(run, view.note) if resume else Progress()
+    run, progress = begin(recipe, resume, fork, view.note)
     with (
         view,
         status(run, recipe, progress),
         Quiet(run.log_path, debug=debug),
         StopRequest(view.note) as stop,
+        Trackers(recipe, run, view.note) as trackers,
         assemble(
             recipe,
             view,
@@ -61,17 +65,18 @@ def train(
             weights_from=progress.checkpoint,
             admit=partial(progress.admit, run, recipe, accept_change=accept_evaluator_change, note=view.note),
         ) as parts,
+        progress,  # its end waits for a checkpoint that is still being written
     ):
         # torch is imported with the parts, after the process is prepared for it
         from rft.learn.batch import to_batch
         from rft.learn.credit import assign_credit
         from rft.steplog import step_metrics
 
-        progress.restore(parts.order, parts.updater)
+        progress.restore(parts, view.note)
         parts.weights.publish(progress.step)
         view.done = progress.step
         background.run(parts.supervisor.begin(progress.step))
-        judged = Judged.stored(run) if resume else []
+        judged = Judged.stored(run)
         judged = judged or [judge(parts, run, view, progress.step, "before")]
         parts.supervisor.afford(progress.step)
         for step in range(progress.step, recipe.train.steps):
@@ -95,10 +100,10 @@ def train(
 
             # 3 credit: what each token did better than expected
             batch = parts.updater.measure(batch)
-            batch = assign_credit(batch, recipe.algorithm)
+            batch = assign_credit(batch, recipe.algorithm, parts.credit)
 
             # 4 clipped passes; shared weights are written while the engine holds still
-            stats = parts.updater.update(batch, writing=partial(parts.weights.writing, step + 1))
+            stats = parts.updater.update(batch, writing=partial(progress.writing, parts.weights, step + 1))
             release_memory()
             clock.lap("update")
 
@@ -113,17 +118,27 @@ def train(
             parity, broken = prove_bond(parts, view, progress.step)
             health, trouble = background.run(parts.supervisor.after(progress.step, groups_P))
             metrics |= parity | health
-            trouble = trouble or broken
+            failed = after_update(
+                run,
+                progress.step,
+                batch,
+                stats,
+                parts.policy.model,
+                limit=recipe.train.max_bad_steps,
+                note=view.note,
+            )
+            trouble = trouble or broken or failed
             run.write_rollouts(progress.step, groups_P)
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
             if (last and trouble is None) or due(recipe.eval.every, progress.step):
                 judged.append(judge(parts, run, view, progress.step, f"step {progress.step}"))
                 metrics |= judged[-1].metrics()
             run.record(progress.step, metrics)
+            trackers.wake()
             view.step(metrics)
             if last or due(recipe.train.checkpoint.every, progress.step):
                 view.phase("checkpoint")
-                progress.save(run, parts.order, parts.updater, parts.policy, recipe)
+                progress.save(run, parts, heldout=metrics.get("heldout/mean"), wait=last)
             if trouble is not None:
                 raise RunStopped(f"{trouble}; step {progress.step} is saved, {go_on(run)}")
             if stop.requested and progress.step < recipe.train.steps:

@@ -6,7 +6,7 @@ engine's own tensors, which changes where they live and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +120,31 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Writes a folder that transformers and vLLM load as it is; an adapter in peft's own format."""
-        # Bound parameters are slices of fused tensors, which the writer would take for tied ones; copies are
-        # not. Those that are tied share one copy, so that they are stored once.
-        copies: dict[tuple[int, torch.Size], Tensor] = {}
+        self.saver()(folder)
+
+    def saver(self) -> Callable[[Path], None]:
+        """`save` for another thread: nobody may write the parameters until it is done; nothing is copied."""
+        seen: dict[tuple[int, torch.Size], Tensor] = {}
         state = {}
         for name, tensor in self.model.state_dict().items():
             if not self.adapter or "lora_" in name:
                 place = (tensor.data_ptr(), tensor.shape)
-                if place not in copies:
-                    copies[place] = tensor.detach().to("cpu", copy=True)
-                state[name] = copies[place]
-        self.model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]  # PreTrainedModel or PeftModel
-        self.tokenizer.save_pretrained(folder)
+                if place not in seen:  # those that are tied are one tensor, so that they are stored once
+                    seen[place] = _alone(tensor)
+                state[name] = seen[place]
+
+        def write(folder: Path) -> None:
+            self.model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]  # PreTrainedModel or PeftModel
+            self.tokenizer.save_pretrained(folder)
+
+        return write
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The same memory as a storage of its own: bound parameters are slices of fused tensors, which the writer
+    would take for tied ones. Copies only what is on another device or has gaps."""
+    tensor = tensor.detach().to("cpu").contiguous()
+    return torch.from_numpy(tensor.view(-1).view(torch.uint8).numpy()).view(tensor.dtype).view(tensor.shape)
 
 
 def _with_adapter(model: nn.Module, spec: ModelSpec, weights_from: Path | None) -> nn.Module:

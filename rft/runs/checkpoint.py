@@ -2,9 +2,12 @@
 
     checkpoints/step-000012/
       config.json, model.safetensors, ...   a Hugging Face folder, for transformers and vLLM as it is
-      trainer/state.json      what resume needs, as JSON: step, data cursor, Python's random state
+      trainer/state.json      what resume needs, as JSON: step, data cursor, held-out reward
       trainer/...             what resume needs, as tensors: written by the caller's `write_trainer`
       trainer/manifest.json   size and SHA-256 of every other file, to find damage before training goes on
+
+Kept are the newest, for going on, and besides them the best by held-out reward, for using: of those that
+were judged, as a checkpoint between two evaluations cannot be compared.
 
 This file knows nothing about tensors: callers hand in functions that write into a folder.
 """
@@ -17,9 +20,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rft.errors import RunError
 from rft.runs.files import sync_folder, sync_tree, to_json
@@ -33,6 +36,14 @@ _FULL = 1 << 20
 about file positions."""
 
 
+class Best(NamedTuple):
+    """A checkpoint that was judged, and how it did."""
+
+    path: Path
+    heldout: float
+    """Mean held-out reward at its step."""
+
+
 def save_checkpoint(
     folder: RunFolder,
     step: int,
@@ -40,13 +51,19 @@ def save_checkpoint(
     trainer_state: Mapping[str, Any],
     keep: int,
     write_trainer: Writer | None = None,
+    *,
+    keep_best: int = 0,
+    has_read: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Writes `checkpoints/step-<step>/` and then deletes all but the newest `keep` up to this step.
+    """Writes `checkpoints/step-<step>/`, then deletes those up to this step that are neither new nor good.
 
     Args:
         write_model: writes the Hugging Face files into the folder it is given.
-        trainer_state: what resume needs and JSON can hold.
+        trainer_state: what resume needs and JSON can hold; `keep_best` goes by its `heldout`, if there.
+        keep: so many newest are kept.
         write_trainer: writes optimizer and random-state tensors into the `trainer` folder it is given.
+        keep_best: so many best are kept besides.
+        has_read: called when both writers are done, and what they read may change again.
 
     Raises:
         RunError: no room, or another error of the file system. Nothing partial stays, older ones are intact.
@@ -63,6 +80,7 @@ def save_checkpoint(
         (aside / _STATE).write_text(to_json(trainer_state) + "\n", encoding="utf-8")
         if write_trainer is not None:
             write_trainer(aside / "trainer")
+        has_read()
         (aside / _MANIFEST).write_text(json.dumps(_manifest(aside), indent=1) + "\n", encoding="utf-8")
         sync_tree(aside)
         _move_into_place(aside, final)
@@ -73,8 +91,10 @@ def save_checkpoint(
             raise
         raise explained from error
     older = [path for path in checkpoints(folder) if path.name <= final.name]
+    good = {one.path for one in _judged(older)[:keep_best]}
     for path in older[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        if path not in good:
+            shutil.rmtree(path, ignore_errors=True)
     return final
 
 
@@ -89,6 +109,11 @@ def latest(folder: RunFolder) -> Path | None:
         if not _damage(path, hashes=False):
             return path
     return None
+
+
+def best(folder: RunFolder) -> Best | None:
+    """The checkpoint with the highest held-out reward, the earlier of equals; None when none was judged."""
+    return next(iter(_judged(checkpoints(folder))), None)
 
 
 def verify(path: Path) -> None:
@@ -107,6 +132,16 @@ def read_trainer_state(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be resumed from: {_STATE} cannot be read ({error})") from error
     return state
+
+
+def _judged(paths: Sequence[Path]) -> list[Best]:
+    """Those that have a held-out reward, best first."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(RunError):
+            if (heldout := read_trainer_state(path).get("heldout")) is not None:
+                found.append(Best(path, heldout))
+    return sorted(found, key=lambda one: -one.heldout)
 
 
 def _manifest(root: Path) -> dict[str, dict[str, Any]]:

@@ -119,6 +119,18 @@ class JsonLines:
                 ) from error
         return records
 
+    def size(self) -> int:
+        """Bytes so far: where `cut` can bring the file back to. For the process that writes it."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Drops all lines from byte `size` on. Raises RunError when the file cannot be written."""
+        try:
+            if self.path.exists() and self.path.stat().st_size > size:
+                os.truncate(self.path, size)
+        except OSError as error:
+            raise RunError(f"could not shorten {self.path}: {error.strerror}") from error
+
     def _cut_torn_line(self) -> None:
         content = self.path.read_bytes()
         if content and not content.endswith(b"\n"):

@@ -2,6 +2,7 @@
 
     runs/<name>/<id>/
       recipe.yaml       resolved: every key with the value that was used
+      origin.json       the checkpoint it was forked from, if it was, see rft/fork.py
       status.json       running, finished, stopped or failed; with the process, to tell a killed run
       metrics.jsonl     one JSON object a step (rft/runs/metrics.py says what each key means)
       events.jsonl      what happened when: weight bindings, checkpoints, warnings
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rft.errors import RunError
-from rft.runs.files import JsonLines, write_whole
+from rft.runs.files import JsonLines, discard, write_whole
 from rft.types import Group
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -75,8 +76,10 @@ class RunFolder:
         self._events = JsonLines(path / "events.jsonl")
 
     @classmethod
-    def create(cls, output_dir: str | Path, name: str, recipe_yaml: str) -> RunFolder:
-        """Makes `<output_dir>/<name>/<id>/` and stores the resolved recipe. Raises RunError."""
+    def create(
+        cls, output_dir: str | Path, name: str, recipe_yaml: str, origin_json: str | None = None
+    ) -> RunFolder:
+        """Makes `<output_dir>/<name>/<id>/` with the resolved recipe and a fork's origin. Raises RunError."""
         if not name or name.startswith(".") or Path(name).name != name:
             raise RunError(f"a run's name becomes a folder, so it cannot be {name!r}; give a plain `name`")
         parent = Path(output_dir, name)
@@ -91,8 +94,10 @@ class RunFolder:
                 f"set train.output_dir to a folder you can write to"
             ) from error
         folder = cls(path)
-        write_whole(folder.recipe_path, recipe_yaml)
         folder.set_status("running")
+        if origin_json is not None:
+            write_whole(folder.origin_path, origin_json)
+        folder.write_recipe(recipe_yaml)  # last: a folder with a recipe is a run, and has all the rest
         return folder
 
     @classmethod
@@ -134,6 +139,11 @@ class RunFolder:
     def recipe_path(self) -> Path:
         """The resolved recipe."""
         return self.path / "recipe.yaml"
+
+    @property
+    def origin_path(self) -> Path:
+        """What it was forked from."""
+        return self.path / "origin.json"
 
     @property
     def log_path(self) -> Path:
@@ -191,6 +201,29 @@ class RunFolder:
         """The files of one split, by step."""
         prefix = "step" if split == "train" else split
         return sorted((self.path / "rollouts").glob(f"{prefix}-*.parquet"))
+
+    def marks(self) -> dict[str, int]:
+        """Where the line files end now, in bytes: what `rewind` brings them back to."""
+        return {lines.path.name: lines.size() for lines in (self._metrics, self._events)}
+
+    def rewind(self, step: int, marks: Mapping[str, int]) -> None:
+        """Forgets what was written down after a checkpoint, because it will be done again.
+
+        Args:
+            step: of the checkpoint; -1 forgets all.
+            marks: as they were then; a file without one is emptied.
+
+        Raises RunError when a file cannot be written.
+        """
+        for lines in (self._metrics, self._events):
+            lines.cut(marks.get(lines.path.name, 0))
+        for path in (self.path / "rollouts").glob("*-*.parquet"):
+            if int(path.stem.rpartition("-")[2]) > step:
+                discard(path)
+
+    def write_recipe(self, recipe_yaml: str) -> None:
+        """Replaces recipe.yaml. Raises RunError."""
+        write_whole(self.recipe_path, recipe_yaml)
 
     def write_report(self, markdown: str) -> None:
         """Replaces report.md. Raises RunError."""

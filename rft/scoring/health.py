@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rft.errors import RunStopped
 from rft.types import FailureKind, Score
@@ -44,6 +45,23 @@ class FailureWatch:
         self._hopeless: str | None = None
         self._recent: deque[FailureKind | None] = deque(maxlen=window)
         self._groups: Sequence[bool] = ()
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, as plain JSON values; nothing when there is a reason to stop, because whoever
+        goes on after that has mended something."""
+        if self.reason() is not None:
+            return {}
+        return {
+            "counts": dict(self.counts_by_kind),
+            "examples": dict(self._example),
+            "recent": list(self._recent),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on counting where `state` was taken."""
+        self.counts_by_kind.update(state.get("counts", {}))
+        self._example.update(state.get("examples", {}))
+        self._recent.extend(state.get("recent", ()))
 
     def record(self, score: Score) -> None:
         """Takes note of one evaluation. An optional part's failure is counted, but not for the rate."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from rft.types import Rollout, Score
 
@@ -48,6 +48,21 @@ class SelectiveFailure:
         self._seen = 0
         self._first_failed = 0
         self._said: set[str] = set()
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, as plain JSON values."""
+        return {
+            "recent": [asdict(one) for one in self._recent],
+            "seen": self._seen,
+            "first_failed": self._first_failed,
+            "said": sorted(self._said),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on watching where `state` was taken."""
+        self._recent.extend(_Seen(**one) for one in state["recent"])
+        self._seen, self._first_failed = state["seen"], state["first_failed"]
+        self._said = set(state["said"])
 
     def record(self, rollout: Rollout, score: Score) -> None:
         """Takes note of one evaluation."""

@@ -7,7 +7,7 @@ import pytest
 
 from rft.errors import RunError
 from rft.runs import checkpoint as checkpoint_module
-from rft.runs.checkpoint import latest, read_trainer_state, save_checkpoint, verify
+from rft.runs.checkpoint import best, latest, read_trainer_state, save_checkpoint, verify
 from rft.runs.folder import RunFolder
 
 
@@ -45,6 +45,26 @@ def test_only_the_newest_are_kept(run):
     for step in (1, 2, 3):
         save_checkpoint(run, step, model(), {}, keep=2)
     assert names(run) == ["step-000002", "step-000003"]
+
+
+def test_the_best_are_kept_besides_and_named(run):
+    assert best(run) is None
+    for step, heldout in ((1, 0.5), (2, 0.7), (3, None), (4, 0.7), (5, 0.1)):
+        save_checkpoint(run, step, model(), {"heldout": heldout}, keep=1, keep_best=1)
+    assert names(run) == ["step-000002", "step-000005"]
+    assert best(run) == (run.checkpoints_path / "step-000002", 0.7)
+
+
+def test_what_is_written_from_may_change_before_the_hashing(run):
+    told = []
+
+    def has_read():
+        told.append(sorted(path.name for path in run.checkpoints_path.glob(".step-*/trainer/*")))
+
+    save_checkpoint(
+        run, 1, model(), {}, keep=1, write_trainer=lambda f: (f / "a.pt").touch(), has_read=has_read
+    )
+    assert told == [["a.pt", "state.json"]]
 
 
 def test_saving_a_step_again_replaces_it_and_leaves_later_ones(run):
