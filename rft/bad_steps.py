@@ -14,16 +14,15 @@ To look at one, or to run it again:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rft.errors import RunError, RunStopped
 from rft.runs.folder import RunFolder
+from rft.runs.view import View
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from rft.assemble import Parts
     from rft.learn.batch import Batch
     from rft.learn.update import UpdateStats
 
@@ -47,23 +46,18 @@ class FailedStep(NamedTuple):
 
 
 def after_update(
-    run: RunFolder,
-    step: int,
-    batch: Batch,
-    stats: UpdateStats,
-    model: nn.Module,
-    *,
-    limit: int,
-    note: Callable[[str], None],
+    parts: Parts, run: RunFolder, view: View, step: int, batch: Batch, stats: UpdateStats
 ) -> str | None:
-    """Keeps the batch of a bad update and tells of it; why the run must stop, after `limit` in a row.
+    """Keeps the batch of a bad update and tells of it; why the run must stop, after `max_bad_steps` in a row.
 
     Raises RunStopped when the weights themselves are not finite: they are not worth a checkpoint.
     """
     if not stats.steps_skipped:
         return None
     path = _keep(run, step, batch, stats)
-    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    broken = [
+        name for name, parameter in parts.policy.model.named_parameters() if not parameter.isfinite().all()
+    ]
     if broken:
         raise RunStopped(
             f"the weights hold NaN or infinity after step {step - 1} ({broken[0]}, {len(broken)} in all) "
@@ -71,11 +65,11 @@ def after_update(
         )
     in_a_row = 1 + _bad_before(run, step)
     run.event("bad_update", step=step, loss=stats.loss, grad_norm=stats.grad_norm, batch=str(path))
-    note(
+    view.note(
         f"step {step}: {_what(stats)} was not finite, so that update was not applied; "
         f"its batch is kept in {path}"
     )
-    if in_a_row < limit:
+    if in_a_row < parts.recipe.train.max_bad_steps:
         return None
     return (
         f"{in_a_row} updates in a row had a loss or gradient that was not finite (train.max_bad_steps), and "
