@@ -98,7 +98,7 @@ class GradientKeeper:
         self._model = model
         self.gradients: list[dict[str, torch.Tensor]] = []
 
-    def step(self) -> StepStats:
+    def step(self, loss: float = 0.0) -> StepStats:
         """Takes the gradients away."""
         named = {n: p for n, p in self._model.named_parameters() if p.grad is not None}
         self.gradients.append({name: parameter.grad.clone() for name, parameter in named.items()})

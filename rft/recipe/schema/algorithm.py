@@ -20,7 +20,14 @@ ANSWERS: dict[Examples, tuple[str, ...]] = {
 """The fields of an example that hold an answer, by the kind of learning; kto's have a `label` too."""
 
 
-LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "luspo", "cispo", "sapo", "vespo")
+CLIPPED_LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "luspo")
+"""Those that clip the ratio itself. They differ in what they divide by."""
+LOSS_ARGS = {
+    "sapo": ("temperature_pos", "temperature_neg"),
+    "vespo": ("k_pos", "lambda_pos", "k_neg", "lambda_neg"),
+}
+"""Constants of the loss types that have some; TRL's, without the type's name in front."""
 ADVANTAGES = ("group", "rloo", "reinforce_pp", "reinforce_pp_baseline", "max_rl", "gdpo")
 
 _WITHIN_GROUPS = ("group", "rloo", "max_rl")
@@ -102,13 +109,13 @@ class AlgorithmSpec(Section):
     """`grpo`: answers to one prompt are compared with each other. `ppo`: a critic says what was to be
     expected. `sft`, `dpo`, `kto`: no rollouts; examples, pairs or thumbs from `data.train`."""
     loss_type: str = "dapo"
-    """`grpo`, `dr_grpo`, `dapo`, `bnpo`, `cispo`, `sapo`, `luspo`, `vespo`, or one of your own by
-    `module:function`; see rft/learn/loss.py."""
+    """`grpo`, `dr_grpo`, `dapo`, `bnpo`, `luspo`, `cispo`, `sapo`, `vespo` (rft/learn/surrogates.py), or one
+    of your own by `module:function` or `./file.py:function` (rft/learn/loss.py says what it takes)."""
     normaliser: Literal["grpo", "dr_grpo", "dapo", "bnpo", "luspo"] | None = None
-    """What the loss is divided by, by the loss type that does so; unset: as its own type, or `dapo` for one
-    of your own."""
+    """What the loss is divided by, named by the loss type that does so; unset: its own, or `dapo`'s for a
+    loss of your own."""
     loss_args: dict[str, Any] = Field(default_factory=dict)
-    """Constants of a loss type that has some, by its parameters' names."""
+    """Constants of `sapo`, `vespo` or a loss of your own, by its parameters' names."""
     importance_level: Literal["token", "sequence"] = "token"
     """Whose probability ratio is clipped: each token's, or the whole completion's geometric mean (GSPO)."""
     advantage: str = "group"
@@ -124,7 +131,7 @@ class AlgorithmSpec(Section):
     epsilon: NonNegativeFloat = 0.2
     """The policy may move by this ratio in one update before its gradient is clipped."""
     epsilon_high: NonNegativeFloat | None = None
-    """Upper clip; `epsilon` when unset."""
+    """Upper clip; `epsilon` when unset. For `cispo` the most that a ratio itself may weigh."""
     delta: PositiveFloat | None = None
     """Two-sided clipping: the ratio counts at most this much, whatever the advantage's sign."""
     dual_clip: Annotated[float, Field(gt=1.0)] | None = None
@@ -159,6 +166,8 @@ class AlgorithmSpec(Section):
     @field_validator("loss_type")
     @classmethod
     def _loss_type_is_known(cls, name: str) -> str:
+        if name == "gspo":
+            raise ValueError("is loss_type: grpo with importance_level: sequence; write these")
         return known_or_own(name, LOSS_TYPES)
 
     @field_validator("advantage")
@@ -176,5 +185,6 @@ class AlgorithmSpec(Section):
         """Whether a group whose rewards are all equal has a gradient all the same: its answers are compared
         with more than each other, with more than their totals, or the loss has further terms."""
         relative = self.kind == "grpo" and self.advantage in _WITHIN_GROUPS and self.turn_credit == "rollout"
-        entropy = self.entropy.coef > 0.0 or self.entropy.target is not None
+        spec = self.entropy
+        entropy = spec.coef > 0.0 or spec.target is not None or spec.top_quantile < 1.0
         return not relative or self.beta > 0.0 or entropy

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import NonNegativeInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from rft.recipe.schema.algorithm import AlgorithmSpec
+from rft.recipe.schema.algorithm import CLIPPED_LOSSES, LOSS_ARGS, AlgorithmSpec
 from rft.recipe.schema.data import DataSpec, SourceSpec
 from rft.recipe.schema.engine import EngineSpec, ServeSpec
 from rft.recipe.schema.model import ModelSpec
@@ -65,6 +65,7 @@ class Recipe(Section):
         if self.rollout.group_size < least:
             yield "rollout.group_size", f"must be at least {least}: answers to one prompt are compared"
         yield from _credit(self.algorithm)
+        yield from _loss(self.algorithm)
         if self.engine.publish == "adapter" and self.model.adapter is None:
             yield "engine.publish", "is adapter, which needs model.adapter; set it, or take auto"
         if self.eval.samples > 1 and self.eval.temperature == 0:
@@ -114,3 +115,32 @@ def _credit(algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:
         yield "algorithm.turn_credit", f"turn has no meaning with {path}: {advantage}"
     if algorithm.beta > 0.0 and algorithm.kl.place == "reward" and advantage in ("gdpo", "max_rl"):
         yield "algorithm.kl.place", f"reward has no meaning with {path}: {advantage}; take loss"
+
+
+def _loss(algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:
+    """What a loss type cannot take, and what would be set in vain."""
+    kind = algorithm.loss_type
+    for key in ("delta", "dual_clip", "epsilon_high"):
+        can = CLIPPED_LOSSES if key != "epsilon_high" else (*CLIPPED_LOSSES, "cispo")
+        if getattr(algorithm, key) is not None and ":" not in kind and kind not in can:
+            yield f"algorithm.{key}", f"means nothing for {kind}, which does not clip"
+    if algorithm.delta is not None and algorithm.dual_clip is not None:
+        yield "algorithm.dual_clip", "bounds what delta bounds; set one of them"
+    if kind == "cispo" and (algorithm.epsilon_high or 0.0) < 1.0:
+        yield "algorithm.epsilon_high", "is what cispo lets a ratio weigh at most, so at least 1; try 5"
+    if kind == "vespo" and algorithm.importance_level == "sequence":
+        yield "algorithm.importance_level", "means nothing for vespo, which weighs whole sequences itself"
+    for name in algorithm.loss_args if ":" not in kind else ():
+        known = LOSS_ARGS.get(kind, ())
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            yield f"algorithm.loss_args.{name}", f"is no constant of {kind}, which {takes}"
+    kl, entropy, mismatch = algorithm.kl, algorithm.entropy, algorithm.mismatch
+    if algorithm.beta > 0.0 and (kl.place, kl.estimator, kl.corrected) == ("loss", "k1", False):
+        yield "algorithm.kl.estimator", "k1 has no gradient in a loss; set kl.corrected, or kl.place: reward"
+    if kl.corrected and kl.place == "reward":
+        yield "algorithm.kl.corrected", "is for kl.place: loss"
+    if entropy.target is not None and entropy.coef > entropy.coef_max:
+        yield "algorithm.entropy.coef", "starts above coef_max"
+    if mismatch.mode == "icepop" and mismatch.clip_min >= mismatch.clip_max:
+        yield "algorithm.mismatch.clip_min", "must be below clip_max"
