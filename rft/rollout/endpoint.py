@@ -19,7 +19,7 @@ import httpx
 from rft.environment import Environment
 from rft.errors import EndpointError, ServeError
 from rft.recipe.schema import RolloutSpec
-from rft.rollout.play import AnyPlayer, Voice
+from rft.rollout.play import AnyPlayer, MyTurn, Voice, at_once
 from rft.types import FailureKind, Message, Rollout, Task, Turn
 
 if TYPE_CHECKING:
@@ -184,11 +184,20 @@ class EndpointPlayer(AnyPlayer):
         """Nothing to hold: the server batches as it likes."""
         return nullcontext()
 
-    async def play(self, task: Task, *, group_id: str, index: int, seed: int, temperature: float) -> Rollout:
+    async def play(
+        self,
+        task: Task,
+        *,
+        group_id: str,
+        index: int,
+        seed: int,
+        temperature: float,
+        my_turn: MyTurn = at_once,
+    ) -> Rollout:
         """See `AnyPlayer.play`; time spent waiting for a slot is not the rollout's."""
         async with self._slots:
             return await super().play(
-                task, group_id=group_id, index=index, seed=seed, temperature=temperature
+                task, group_id=group_id, index=index, seed=seed, temperature=temperature, my_turn=my_turn
             )
 
 

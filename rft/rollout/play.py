@@ -57,11 +57,24 @@ class Voice(Protocol):
         ...
 
 
+MyTurn = Callable[[], Awaitable[None]]
+"""Awaited before each of a conversation's turns; see `rft.rollout.lockstep`."""
+
+
+async def at_once() -> None:
+    """A turn that nobody else is waited for."""
+
+
 class AnyPlayer:
     """Plays tasks to their end with whatever voice a subclass gives."""
 
     make_environment: Callable[[], Environment]
     spec: RolloutSpec
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether conversations shall take their turns together."""
+        return False
 
     def voice(self) -> Voice:
         """A fresh side of one conversation."""
@@ -71,7 +84,16 @@ class AnyPlayer:
         """While held, requests are taken and none is begun: first requests then start as one batch."""
         raise NotImplementedError
 
-    async def play(self, task: Task, *, group_id: str, index: int, seed: int, temperature: float) -> Rollout:
+    async def play(
+        self,
+        task: Task,
+        *,
+        group_id: str,
+        index: int,
+        seed: int,
+        temperature: float,
+        my_turn: MyTurn = at_once,
+    ) -> Rollout:
         """Plays one rollout to its end. Reaching a limit is truncation, not failure.
 
         Raises:
@@ -81,21 +103,21 @@ class AnyPlayer:
             EndpointError: an endpoint gave no answer.
         """
         try:
-            return await self._play_once(task, group_id, index, seed, temperature)
+            return await self._play_once(task, group_id, index, seed, temperature, my_turn)
         except EnvironmentFailure as failure:
             if failure.kind in _FINAL:
                 raise
-            return await self._play_once(task, group_id, index, seed, temperature)
+            return await self._play_once(task, group_id, index, seed, temperature, my_turn)
 
     async def _play_once(
-        self, task: Task, group_id: str, index: int, seed: int, temperature: float
+        self, task: Task, group_id: str, index: int, seed: int, temperature: float, my_turn: MyTurn
     ) -> Rollout:
         environment = self.make_environment()
         try:
             # Not `wait_for`, which runs its argument as another task: `collect` counts on every rollout
             # making its first request before it waits for anything.
             async with asyncio.timeout(self.spec.timeout_s):
-                return await self._converse(environment, task, group_id, index, seed, temperature)
+                return await self._converse(environment, task, group_id, index, seed, temperature, my_turn)
         except TimeoutError as error:
             took = f"a rollout of task {task.id} took over {self.spec.timeout_s:g} s (rollout.timeout_s)"
             raise EnvironmentFailure(took, kind="timeout") from error
@@ -103,7 +125,14 @@ class AnyPlayer:
             await _close(environment)
 
     async def _converse(
-        self, environment: Environment, task: Task, group_id: str, index: int, seed: int, temperature: float
+        self,
+        environment: Environment,
+        task: Task,
+        group_id: str,
+        index: int,
+        seed: int,
+        temperature: float,
+        my_turn: MyTurn,
     ) -> Rollout:
         observation = await _answer(environment.reset(task, seed=seed))
         voice = self.voice()
@@ -115,6 +144,7 @@ class AnyPlayer:
         state: dict[str, object] = {}
         stop: StopReason = "max_turns"
         for number in range(self.spec.max_turns):
+            await my_turn()
             answer = await voice.say(seed + number, temperature)
             if answer is None:
                 stop = "length"
@@ -161,6 +191,11 @@ class Player(AnyPlayer):
     """Prompt and all turns together."""
     adapter: str | None = None
     """None for the policy; "base" for the weights it started from, where an adapter is trained."""
+
+    @property
+    def lockstep(self) -> bool:
+        """See `AnyPlayer.lockstep`."""
+        return self.spec.lockstep
 
     def voice(self) -> Voice:
         """See `AnyPlayer.voice`."""
