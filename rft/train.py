@@ -118,16 +118,7 @@ def train(
             parity, broken = prove_bond(parts, view, progress.step)
             health, trouble = background.run(parts.supervisor.after(progress.step, groups_P))
             metrics |= parity | health
-            failed = after_update(
-                run,
-                progress.step,
-                batch,
-                stats,
-                parts.policy.model,
-                limit=recipe.train.max_bad_steps,
-                note=view.note,
-            )
-            trouble = trouble or broken or failed
+            trouble = after_update(parts, run, view, progress.step, batch, stats) or trouble or broken
             run.write_rollouts(progress.step, groups_P)
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
             if (last and trouble is None) or due(recipe.eval.every, progress.step):
