@@ -174,14 +174,6 @@ class PolicyOptimizer:
         self.zero_grad()
         return StepStats(applied=applied, grad_norm=norm, learning_rate=rate)
 
-    def skip(self) -> StepStats:
-        """In place of `step` when the loss itself was not finite: forgets the gradients, and time goes on."""
-        rate = self.learning_rate
-        self.steps += 1
-        self.skipped += 1
-        self.zero_grad()
-        return StepStats(applied=False, grad_norm=math.nan, learning_rate=rate)
-
     def zero_grad(self) -> None:
         """Forgets what was accumulated."""
         self._adamw.zero_grad(set_to_none=True)

@@ -2,13 +2,16 @@
 
 On policy (one pass, one minibatch) the policy before the update is the policy in the loss, so its
 log-probabilities are the loss's own, detached, and no second forward is run. Otherwise they are
-computed once, before the first step.
+computed once, before the first step. A critic's values are always computed before, because credit needs
+those of the whole batch; for a head on the policy's trunk that is one pass for both.
+
+A step whose loss or gradient is not finite is not applied.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,17 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from rft.learn.batch import Batch
+from rft.learn.critic import Critic
 from rft.learn.entropy import EntropyBonus, undecided
-from rft.learn.kl import kl_estimate
-from rft.learn.logprobs import policy_logprobs
-from rft.learn.loss import LossConfig, LossInputs, Surrogate, log_ratios, policy_loss
-from rft.learn.metrics import ratio_metrics, sampler_metrics
+from rft.learn.forward import Forward
+from rft.learn.loss import LossInputs, Surrogate, policy_loss
+from rft.learn.metrics import Seen
 from rft.learn.normalise import token_weights
-from rft.learn.optimizer import PolicyOptimizer
-from rft.learn.packing import MicroBatch, pack
+from rft.learn.optimizer import PolicyOptimizer, learning_rate
+from rft.learn.packing import MicroBatch
 from rft.learn.probe import Abilities
 from rft.learn.reference import Reference
 from rft.learn.surrogates import loss_config, loss_type
+from rft.learn.value_loss import clipped_value_loss
 from rft.recipe.schema import AlgorithmSpec, TrainSpec
 
 
@@ -36,11 +40,11 @@ class UpdateStats:
     """What one update did."""
 
     loss: float = 0.0
-    """Mean over the optimizer steps."""
+    """The policy's, mean over the optimizer steps; NaN or infinite when one of them was."""
     steps: int = 0
-    """Optimizer steps applied."""
+    """Optimizer steps of the policy that were applied."""
     steps_skipped: int = 0
-    """Steps not applied because the loss or the gradient was not finite."""
+    """Steps not applied, because a loss or a gradient was not finite."""
     grad_norm: float = 0.0
     """Before clipping; of the last step."""
     learning_rate: float = 0.0
@@ -55,8 +59,25 @@ class UpdateStats:
     """See `rft.learn.metrics`; empty when no token was trained on."""
 
 
+@dataclass
+class _Step:
+    """One optimizer step: what its tokens count, and what has come of them so far."""
+
+    weights_N: Tensor
+    """One over the policy loss's normaliser; zero for tokens of other minibatches."""
+    undecided_N: Tensor
+    """bool, True: a token of this minibatch that the surrogate counts on."""
+    value_weight: float
+    """One over the minibatch's tokens, whatever the policy loss is divided by."""
+    bonus: float
+    """Of each undecided token's entropy."""
+    loss: float = 0.0
+    entropy: float = 0.0
+    """Sum over undecided tokens, nats."""
+
+
 class Updater:
-    """Applies batches to a model through an optimizer."""
+    """Applies batches to a policy, and to its critic where there is one, through their optimizers."""
 
     def __init__(
         self,
@@ -71,6 +92,7 @@ class Updater:
         autocast: bool = False,
         reference: nn.Module | None = None,
         own_loss: Surrogate | None = None,
+        critic: Critic | None = None,
     ) -> None:
         """
         Args:
@@ -82,19 +104,26 @@ class Updater:
             autocast: compute float32 weights in bfloat16.
             reference: frozen starting model for the KL term; unset, the policy with its adapters disabled.
             own_loss: the function that `algorithm.loss_type` names by path, if it does.
+            critic: needed by `algorithm.kind: ppo`, and by nothing else.
 
-        Raises ValueError when `algorithm.beta` is not 0 and there is neither a reference nor an adapter.
+        Raises ValueError when `algorithm.beta` is not 0 and there is neither a reference nor an adapter, or
+        for a critic that is missing or not needed.
         """
+        if (algorithm.kind == "ppo") != (critic is not None):
+            raise ValueError(
+                f"algorithm.kind is {algorithm.kind}: PPO needs a critic, nothing else takes one"
+            )
         self._model = model
         self.reference = Reference(model, algorithm.kl, reference) if algorithm.beta != 0.0 else None
         self.entropy_bonus = EntropyBonus(algorithm.entropy)
-        self.optimizer = optimizer
-        self._algorithm, self._train = algorithm, train
-        self._temperature = temperature
+        self.optimizer, self.critic = optimizer, critic
+        self._algorithm = algorithm
         self._max_completion_tokens = max_completion_tokens
-        self._abilities = abilities
-        self._autocast = autocast
-        self.device = next(model.parameters()).device
+        self._forward = Forward(
+            model, train, temperature=temperature, abilities=abilities, autocast=autocast, critic=critic
+        )
+        self.device = self._forward.device
+        self._updates = 0
         self._measured_s = 0.0
         in_reward = algorithm.beta != 0.0 and algorithm.kl.place == "reward"
         self._needs_old = algorithm.num_iterations > 1 or algorithm.minibatches > 1 or in_reward
@@ -102,16 +131,29 @@ class Updater:
         self._loss_type = loss_type(algorithm, own_loss)
         self._config = loss_config(algorithm, self._loss_type)
 
+    @property
+    def warming_up(self) -> bool:
+        """Whether the next update trains the critic alone."""
+        return self.critic is not None and self._updates < self._algorithm.critic.warmup_steps
+
     def state_dict(self) -> dict[str, Any]:
-        """All that an exact continuation needs beside the parameters; tensors are not copied."""
+        """All that an exact continuation needs beside the policy's parameters; tensors are not copied."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "entropy": self.entropy_bonus.state(),
             "reference": None if self.reference is None else self.reference.state(),
+            "critic": None if self.critic is None else self.critic.state(),
+            "updates": self._updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state_dict()`. Raises ValueError, with nothing changed, when it is of other parameters."""
+        """Goes on from `state_dict()`. A part that it does not have starts fresh.
+
+        Raises ValueError, before the policy or its optimizer have changed, when it is of other parameters.
+        """
+        if self.critic is not None and state["critic"] is not None:
+            self.critic.restore(state["critic"])
+            self._updates = state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.entropy_bonus.restore(state["entropy"])
         if self.reference is not None and state["reference"] is not None:
@@ -120,17 +162,19 @@ class Updater:
     def measure(self, batch: Batch) -> Batch:
         """The batch with what credit and loss compare with, computed before anything moves."""
         started = self._now()
-        logprobs_N = entropy_N = ref_N = None
-        if self._needs_old or self._picks_tokens:
-            logprobs_N, entropy_N = self._read(batch)
+        measured = self._forward.measure(
+            batch, logprobs=self._needs_old or self._picks_tokens, values=self.critic is not None
+        )
+        ref_N = None
         if self.reference is not None:
             with self.reference.active():
                 ref_N = self.logprobs(batch)
         batch = replace(
             batch,
-            old_logprobs_N=logprobs_N if self._needs_old else None,
-            entropy_N=entropy_N if self._picks_tokens else None,
+            old_logprobs_N=measured.logprobs_N if self._needs_old else None,
+            entropy_N=measured.entropy_N if self._picks_tokens else None,
             ref_logprobs_N=ref_N,
+            values_N=measured.values_N,
         )
         self._measured_s = self._now() - started
         return batch
@@ -143,117 +187,83 @@ class Updater:
         Args:
             writing: held around each optimizer step, for whoever else reads the parameters.
 
-        Raises ValueError for a batch that was not measured and has to be.
+        Raises ValueError for a batch that was not measured and has to be, or has no returns for a critic.
         """
         if (
             (self._needs_old and batch.old_logprobs_N is None)
             or (self._picks_tokens and batch.entropy_N is None)
             or (self.reference is not None and batch.ref_logprobs_N is None)
+            or (self.critic is not None and batch.values_N is None)
         ):
             raise ValueError("the batch was not measured: pass it through Updater.measure first")
+        if self.critic is not None and batch.returns_N is None:
+            raise ValueError("the batch has no returns: pass it through assign_credit first")
         stats = UpdateStats(forward_s=self._measured_s)
         algorithm = self._algorithm
         minibatches = [
             part for part in batch.minibatches(algorithm.minibatches) if batch.trains_S[part].any()
         ]
-        seen = _Seen()
+        seen = Seen()
         for _ in range(algorithm.num_iterations):
             for members in minibatches:
                 self._step(batch, members, stats, seen, writing)
-        stats.loss /= max(1, stats.steps + stats.steps_skipped)
-        stats.metrics = seen.metrics(batch, self._config)
+        stats.loss /= max(1, algorithm.num_iterations * len(minibatches))
+        stats.metrics = seen.metrics(batch, self._config, algorithm.critic.epsilon)
         if self.reference is not None:
             self.reference.follow()
+        self._updates += 1
         return stats
 
     def logprobs(self, batch: Batch) -> Tensor:
         """Log-probabilities of a batch's policy tokens now, float32 [N]; 0 where the batch does not train."""
-        return self._read(batch)[0]
-
-    @torch.no_grad()
-    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`logprobs`, and entropies in nats likewise."""
-        was_training = self._model.training
-        self._model.eval()
-        logprobs_N, entropy_N = torch.zeros(batch.num_tokens), torch.zeros(batch.num_tokens)
-        for row in self._rows(batch, list(range(len(batch.sequences)))):
-            logprobs_M, entropy_M = self._forward(self._model, row)
-            logprobs_N[row.index_M], entropy_N[row.index_M] = logprobs_M.cpu(), entropy_M.cpu()
-        self._model.train(was_training)
-        return logprobs_N, entropy_N
+        logprobs_N = self._forward.measure(batch, logprobs=True).logprobs_N
+        assert logprobs_N is not None
+        return logprobs_N
 
     def _step(
         self,
         batch: Batch,
         members: list[int],
         stats: UpdateStats,
-        seen: _Seen,
+        seen: Seen,
         writing: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        weights_N = self._weights(batch, members)
-        undecided_N = self._undecided(batch, members)
-        bonus = self.entropy_bonus.applied / max(1, int(undecided_N.sum()))
-        entropy_sum = loss_sum = 0.0
+        step = self._begin(batch, members)
         self._model.train()
-        for row in self._rows(batch, members):
-            started = self._now()
-            policy_M, entropy_M = self._forward(self._model, row, entropy_gradient=bonus != 0.0)
-            inputs = self._inputs(batch, row.index_M, policy_M, entropy_M, undecided_N)
-            loss = policy_loss(inputs, weights_N[row.index_M].to(self.device), self._config)
-            counted = (entropy_M * inputs.undecided_N).sum()
-            if bonus != 0.0:
-                loss = loss - bonus * counted
-            entropy_sum += counted.item()
-            forwarded = self._now()
-            loss.backward()
-            stats.backward_s += self._now() - forwarded
-            stats.forward_s += forwarded - started
-            loss_sum += loss.item()
+        if self.critic is not None:
+            self.critic.train()
+        total = 0.0
+        started = self._now()
+        for row in self._forward.rows(batch, members):
             stats.micro_batches += 1
             stats.row_tokens += row.token_ids_T.numel()
-            seen.add(row.index_M, inputs, self._config)
-        started = self._now()
-        with writing():
-            step = self.optimizer.step(loss=loss_sum)
+            for loss in self._losses(batch, row, step, seen):
+                total += loss.item()
+                forwarded = self._now()
+                loss.backward()
+                stats.forward_s += forwarded - started
+                started = self._now()
+                stats.backward_s += started - forwarded
+        stats.loss += step.loss
+        applied = True
+        if not self.warming_up:
+            with writing():
+                done = self.optimizer.step(loss=total)
+            stats.grad_norm, stats.learning_rate = done.grad_norm, done.learning_rate
+            stats.steps += done.applied
+            applied = done.applied
+            if applied:  # what did not move the policy must not move the bonus, least of all to NaN
+                self.entropy_bonus.saw(step.entropy / max(1, int(step.undecided_N.sum())))
+        if self.critic is not None:
+            applied = self.critic.optimizer.step(loss=total).applied and applied
+        stats.steps_skipped += not applied
         stats.optimizer_s += self._now() - started
-        stats.loss += loss_sum
-        if step.applied:  # what did not move the policy must not move the bonus, least of all to NaN
-            self.entropy_bonus.saw(entropy_sum / max(1, int(undecided_N.sum())))
-        stats.steps += step.applied
-        stats.steps_skipped += not step.applied
-        stats.grad_norm, stats.learning_rate = step.grad_norm, step.learning_rate
 
-    def _inputs(
-        self, batch: Batch, index_M: Tensor, policy_M: Tensor, entropy_M: Tensor, undecided_N: Tensor
-    ) -> LossInputs:
-        def here(values_N: Tensor) -> Tensor:
-            return values_N[index_M].to(self.device)
-
-        old_N, ref_N = batch.old_logprobs_N, batch.ref_logprobs_N
-        return LossInputs(
-            policy_logprobs_N=policy_M,
-            old_logprobs_N=policy_M.detach() if old_N is None else here(old_N),
-            sampler_logprobs_N=here(batch.sampler_logprobs_N),
-            advantages_N=here(batch.advantages_N),
-            sequence_N=here(batch.sequence_N),
-            entropy_N=entropy_M,
-            ref_logprobs_N=None if ref_N is None else here(ref_N),
-            undecided_N=here(undecided_N),
-        )
-
-    def _undecided(self, batch: Batch, members: list[int]) -> Tensor:
-        """bool [N], True: a token of this minibatch that the surrogate counts on."""
-        ours_N = _tokens_of(batch, members)
-        if batch.entropy_N is None or not self._picks_tokens:
-            return ours_N
-        undecided_N = torch.zeros_like(ours_N)
-        undecided_N[ours_N] = undecided(batch.entropy_N[ours_N], self._algorithm.entropy.top_quantile)
-        return undecided_N
-
-    def _weights(self, batch: Batch, members: list[int]) -> Tensor:
-        """One over the normaliser, on the batch's axis N; zero for tokens of other minibatches."""
+    def _begin(self, batch: Batch, members: list[int]) -> _Step:
         steps = self._algorithm.minibatches
-        ours_N = _tokens_of(batch, members)
+        ours_S = torch.zeros(len(batch.sequences), dtype=torch.bool)
+        ours_S[members] = True
+        ours_N = ours_S[batch.sequence_N]
         weights_N = torch.zeros(batch.num_tokens)
         weights_N[ours_N] = token_weights(
             self._loss_type.normaliser,
@@ -262,28 +272,72 @@ class Updater:
             batch_tokens=batch.num_tokens / steps,
             max_completion_tokens=self._max_completion_tokens,
         )
-        return weights_N
-
-    def _rows(self, batch: Batch, members: list[int]) -> list[MicroBatch]:
-        return pack(
-            batch,
-            members,
-            micro_batch_tokens=self._train.micro_batch_tokens,
-            packing=self._abilities.packing,
+        undecided_N = ours_N
+        if self._picks_tokens:
+            assert batch.entropy_N is not None
+            undecided_N = torch.zeros_like(ours_N)
+            undecided_N[ours_N] = undecided(batch.entropy_N[ours_N], self._algorithm.entropy.top_quantile)
+        return _Step(
+            weights_N,
+            undecided_N,
+            value_weight=1.0 / max(1, int(ours_N.sum())),
+            bonus=self.entropy_bonus.applied / max(1, int(undecided_N.sum())),
         )
 
-    def _forward(
-        self, model: nn.Module, row: MicroBatch, *, entropy_gradient: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            return policy_logprobs(
-                model,
-                row.to(self.device),
-                temperature=self._temperature,
-                chunk=self._train.logit_chunk,
-                chunked_head=self._abilities.chunked_head,
-                entropy_gradient=entropy_gradient,
+    def _losses(self, batch: Batch, row: MicroBatch, step: _Step, seen: Seen) -> Iterator[Tensor]:
+        """The losses of a row. One after another: a graph is gone before the next is built."""
+        critic, coef = self.critic, self._algorithm.critic.coef
+        if critic is None:
+            yield self._policy_loss(batch, row, step, seen, *self._logprobs(row, step))
+        elif self.warming_up:
+            # Weighed as later on, or the optimizer's moments would not fit when the policy joins.
+            value_loss = self._value_loss(batch, row, step, seen, self._forward.values(row))
+            yield coef * value_loss if critic.on_policy_trunk else value_loss
+        elif critic.on_policy_trunk:
+            policy_M, entropy_M, values_M = self._forward.logprobs_and_values(
+                row, entropy_gradient=step.bonus != 0.0
             )
+            loss = self._policy_loss(batch, row, step, seen, policy_M, entropy_M)
+            yield loss + coef * self._value_loss(batch, row, step, seen, values_M)
+        else:
+            yield self._policy_loss(batch, row, step, seen, *self._logprobs(row, step))
+            yield self._value_loss(batch, row, step, seen, self._forward.values(row))
+
+    def _logprobs(self, row: MicroBatch, step: _Step) -> tuple[Tensor, Tensor]:
+        return self._forward.logprobs(row, entropy_gradient=step.bonus != 0.0)
+
+    def _policy_loss(
+        self, batch: Batch, row: MicroBatch, step: _Step, seen: Seen, policy_M: Tensor, entropy_M: Tensor
+    ) -> Tensor:
+        def here(values_N: Tensor) -> Tensor:
+            return values_N[row.index_M].to(self.device)
+
+        old_N, ref_N = batch.old_logprobs_N, batch.ref_logprobs_N
+        inputs = LossInputs(
+            policy_logprobs_N=policy_M,
+            old_logprobs_N=policy_M.detach() if old_N is None else here(old_N),
+            sampler_logprobs_N=here(batch.sampler_logprobs_N),
+            advantages_N=here(batch.advantages_N),
+            sequence_N=here(batch.sequence_N),
+            entropy_N=entropy_M,
+            ref_logprobs_N=None if ref_N is None else here(ref_N),
+            undecided_N=here(step.undecided_N),
+        )
+        seen.add(row.index_M, inputs, self._config)
+        loss = policy_loss(inputs, here(step.weights_N), self._config)
+        counted = (entropy_M * inputs.undecided_N).sum()
+        if step.bonus != 0.0:
+            loss = loss - step.bonus * counted
+        step.entropy += counted.item()
+        step.loss += loss.item()
+        return loss
+
+    def _value_loss(self, batch: Batch, row: MicroBatch, step: _Step, seen: Seen, values_M: Tensor) -> Tensor:
+        assert batch.values_N is not None and batch.returns_N is not None
+        old_M, returns_M = (one[row.index_M].to(self.device) for one in (batch.values_N, batch.returns_N))
+        seen.add_values(row.index_M, values_M)
+        loss_M = clipped_value_loss(values_M, old_M, returns_M, self._algorithm.critic.epsilon)
+        return step.value_weight * loss_M.sum()
 
     def _now(self) -> float:
         if self.device.type != "cpu":
@@ -291,64 +345,12 @@ class Updater:
         return time.perf_counter()
 
 
-def _tokens_of(batch: Batch, members: list[int]) -> Tensor:
-    """bool [N], True: a token of one of these sequences."""
-    ours_S = torch.zeros(len(batch.sequences), dtype=torch.bool)
-    ours_S[members] = True
-    return ours_S[batch.sequence_N]
-
-
-class _Seen:
-    """Per-token values of all passes, kept for the metrics: a few floats per token."""
-
-    def __init__(self) -> None:
-        self._index: list[Tensor] = []
-        self._policy: list[Tensor] = []
-        self._old: list[Tensor] = []
-        self._ratio: list[Tensor] = []
-        self._entropy: list[Tensor] = []
-
-    @torch.no_grad()
-    def add(self, index_M: Tensor, inputs: LossInputs, config: LossConfig) -> None:
-        self._index.append(index_M)
-        self._policy.append(inputs.policy_logprobs_N.detach().cpu())
-        self._old.append(inputs.old_logprobs_N.cpu())
-        self._ratio.append(log_ratios(inputs, config.importance_level).exp().cpu())
-        self._entropy.append(inputs.entropy_N.detach().cpu())
-
-    def metrics(self, batch: Batch, config: LossConfig) -> dict[str, float]:
-        if not self._index:
-            return {}
-        index_K, policy_K = torch.cat(self._index), torch.cat(self._policy)
-        old_N = torch.full((batch.num_tokens,), float("nan"))
-        old_N[index_K] = torch.cat(self._old)
-        trained_N = batch.trains_S[batch.sequence_N]
-        out = ratio_metrics(torch.cat(self._ratio), batch.advantages_N[index_K], config)
-        out |= sampler_metrics(
-            old_N[trained_N],
-            batch.sampler_logprobs_N[trained_N],
-            batch.sequence_N[trained_N],
-            config.mismatch,
-        )
-        out["entropy"] = torch.cat(self._entropy).mean().item()
-        if batch.ref_logprobs_N is not None:
-            out["ref_kl"] = kl_estimate(policy_K, batch.ref_logprobs_N[index_K], "k3").mean().item()
-        return out
-
-
 def build_optimizer(model: nn.Module, algorithm: AlgorithmSpec, train: TrainSpec) -> PolicyOptimizer:
-    """The optimizer a recipe asks for, its schedule laid over the whole run's optimizer steps."""
-    spec = train.optimizer
-    adapter = hasattr(model, "disable_adapter")
-    return PolicyOptimizer(
+    """The policy's, as a recipe asks for it, its schedule laid over all steps in which the policy moves."""
+    waits = algorithm.critic.warmup_steps if algorithm.kind == "ppo" else 0
+    return PolicyOptimizer.by_recipe(
         model.named_parameters(),
-        learning_rate=train.learning_rate or (1e-4 if adapter else 1e-5),
-        total_steps=train.steps * algorithm.num_iterations * algorithm.minibatches,
-        betas=spec.betas,
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
-        schedule=spec.schedule,
-        warmup_steps=spec.warmup_steps,
-        max_grad_norm=train.max_grad_norm,
-        master_weights=spec.master_weights,
+        train,
+        learning_rate=learning_rate(model, train),
+        total_steps=(train.steps - waits) * algorithm.num_iterations * algorithm.minibatches,
     )
