@@ -64,7 +64,7 @@ def make_draft(source: str, folder: Path, text: str, overrides: Sequence[str]) -
             told = "must be a mapping that names at least model, data and evaluator"
             draft.problems.append(Problem("recipe", told))
         return draft
-    draft.data = _spell_out(document.data, Recipe)
+    draft.data = spell_out(document.data, Recipe)
     draft.origins = _origins(document)
     parsed = list(_parse_overrides(overrides, draft))
     for path, value, text_given in parsed:
@@ -81,16 +81,18 @@ def _origins(document: Document) -> dict[str, Origin]:
     return {".".join(map(str, path)): Origin(line=line) for path, line in document.lines.items()}
 
 
-def _spell_out(value: Any, section: type[Section]) -> Any:
+def spell_out(value: Any, section: type[Section]) -> Any:
     """A copy with text for a section replaced by the section: `"exact"` -> `{"use": "exact"}`."""
     if section.shorthand and isinstance(value, section.short_types):
         return {section.shorthand: value}
     if not isinstance(value, dict):
         return value
+    if section is Recipe and isinstance(value.get("stages"), list):
+        value = {**value, "stages": [spell_out(stage, Recipe) for stage in value["stages"]]}
     fields = fields_of(section)
     inner = {key: section_of(fields[key].annotation) for key in value if key in fields}
     return {
-        key: _spell_out(item, below) if (below := inner.get(key)) is not None else item
+        key: spell_out(item, below) if (below := inner.get(key)) is not None else item
         for key, item in value.items()
     }
 
@@ -106,16 +108,17 @@ def _lay_preset_under(draft: Draft) -> None:
         told = f"no such preset{did_you_mean(name, known)}; there are {', '.join(known)}"
         draft.blame([Problem("preset", told, got=f'"{name}"')])
         return
-    draft.data = _merge(_spell_out(preset, Recipe), draft.data)
+    draft.data = merge(spell_out(preset, Recipe), draft.data)
     for path in _leaves(preset):
         draft.origins.setdefault(path, Origin(words=f"preset {name}"))
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Mappings key by key; anything else is replaced by what is above."""
     merged = {**below, **above}
     for key in below.keys() & above.keys():
         if isinstance(below[key], dict) and isinstance(above[key], dict):
-            merged[key] = _merge(below[key], above[key])
+            merged[key] = merge(below[key], above[key])
     return merged
 
 
@@ -170,7 +173,7 @@ def _override(draft: Draft, path: str, value: Any, origin: Origin) -> None:
             draft.problems.append(Problem(path, told, origin=origin.words))
             return
     here[last] = value
-    draft.data = _spell_out(draft.data, Recipe)
+    draft.data = spell_out(draft.data, Recipe)
     for stale in [known for known in draft.origins if known.startswith(f"{path}.")]:
         del draft.origins[stale]
     draft.origins[path] = origin

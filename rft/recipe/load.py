@@ -27,6 +27,7 @@ from rft.recipe.paths import absolute_paths
 from rft.recipe.presets import summary
 from rft.recipe.problems import from_pydantic
 from rft.recipe.schema import Recipe
+from rft.recipe.stages import stage_drafts
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -79,6 +80,12 @@ def _drafted(source: str, folder: Path, text: str, overrides: Sequence[str]) -> 
             recipe = Recipe.model_validate(draft.data)
         except ValidationError as error:
             draft.blame(from_pydantic(error, draft.data, "", nearest_key))
+        for stage in stage_drafts(draft):
+            try:
+                Recipe.model_validate(stage.data)
+            except ValidationError as error:
+                stage.blame(from_pydantic(error, stage.data, "", nearest_key))
+            stage.report_to(draft)
     return draft, None if draft.problems else recipe
 
 

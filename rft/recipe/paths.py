@@ -14,6 +14,11 @@ from typing import Any
 
 from rft.recipe.draft import Draft
 
+_FILES = ("model.source", "model.chat_template", "data.train.source", "data.eval.source")
+_CODE = (
+    *("data.train.source", "data.eval.source", "evaluator", "environment"),
+    *("algorithm.advantage", "algorithm.loss_type"),
+)
 _ENDINGS = (".jsonl", ".csv", ".parquet", ".gguf", ".jinja")
 
 Rewrite = Callable[[str, list[Path]], str]
@@ -21,20 +26,23 @@ Rewrite = Callable[[str, list[Path]], str]
 
 def absolute_paths(draft: Draft) -> None:
     """Rewrites the draft in place. Evaluators named inside another one's `with:` are found too."""
-    for path in ("model.source", "model.chat_template", "data.train.source", "data.eval.source"):
-        _at(draft, path, _file)
-    for path in (
-        *("data.train.source", "data.eval.source", "evaluator", "environment"),
-        *("algorithm.advantage", "algorithm.loss_type"),
-    ):
-        _at(draft, path, _code)
+    stages = draft.data.get("stages")
+    places = [f"stages.{number}." for number in range(len(stages))] if isinstance(stages, list) else []
+    for above in ("", *places):
+        for path in _FILES:
+            _at(draft, above + path, _file)
+        for path in _CODE:
+            _at(draft, above + path, _code)
 
 
 def _at(draft: Draft, path: str, rewrite: Rewrite) -> None:
     *above, last = path.split(".")
     section: Any = draft.data
     for key in above:
-        section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, list):
+            section = section[int(key)]  # a stage
+        else:
+            section = section.get(key) if isinstance(section, dict) else None
     if isinstance(section, dict) and last in section:
         section[last] = _rewritten(draft, path, section[last], rewrite)
 

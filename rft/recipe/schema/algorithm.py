@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -87,11 +87,11 @@ class CriticSpec(Section):
     kind: Literal["head", "model"] = "head"
     """A linear head on the policy's own trunk, or a model of its own that starts from the same weights."""
     learning_rate: PositiveFloat | None = None
-    """When unset, the policy's times ten."""
+    """When unset, ten times the policy's for a head, and the policy's for a model."""
     warmup_steps: NonNegativeInt = 0
-    """Steps that train the critic alone, before the policy moves."""
+    """Steps of `train.steps` that train the critic alone, before the policy moves."""
     coef: PositiveFloat = 0.5
-    """Weight of the value loss, for a head that shares the policy's trunk."""
+    """Weight of the value loss in the policy's trunk, which a head shares."""
     epsilon: PositiveFloat | None = 0.2
     """A value may move so far in one update before its gradient is clipped; null does not clip."""
     gamma: UnitShare = 1.0
@@ -103,7 +103,9 @@ class CriticSpec(Section):
 
 
 class AlgorithmSpec(Section):
-    """How scores become gradients."""
+    """How scores, or examples, become gradients. `algorithm: sft` is short for its kind."""
+
+    shorthand: ClassVar[str | None] = "kind"
 
     kind: Literal["grpo", "ppo", "sft", "dpo", "kto"] = "grpo"
     """`grpo`: answers to one prompt are compared with each other. `ppo`: a critic says what was to be
@@ -181,10 +183,14 @@ class AlgorithmSpec(Section):
         return 1 if self.kind != "grpo" or self.advantage == "reinforce_pp" else 2
 
     @property
+    def compares_answers(self) -> bool:
+        """Whether an answer's credit is what it earned beyond the others to its prompt, and nothing else."""
+        return self.kind == "grpo" and self.advantage in _WITHIN_GROUPS and self.turn_credit == "rollout"
+
+    @property
     def trains_constant(self) -> bool:
         """Whether a group whose rewards are all equal has a gradient all the same: its answers are compared
         with more than each other, with more than their totals, or the loss has further terms."""
-        relative = self.kind == "grpo" and self.advantage in _WITHIN_GROUPS and self.turn_credit == "rollout"
         spec = self.entropy
         entropy = spec.coef > 0.0 or spec.target is not None or spec.top_quantile < 1.0
-        return not relative or self.beta > 0.0 or entropy
+        return not self.compares_answers or self.beta > 0.0 or entropy

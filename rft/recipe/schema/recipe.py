@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from rft.recipe.schema.algorithm import CLIPPED_LOSSES, LOSS_ARGS, AlgorithmSpec
@@ -50,6 +51,9 @@ class Recipe(Section):
     """Where else to report."""
     serve: ServeSpec | None = None
     """Serve while training: `{}` for the defaults."""
+    stages: list[str | dict[str, Any]] = Field(default_factory=list)
+    """Runs one after the other, each from the weights of the one before: kinds of `algorithm`, or keys laid
+    over this recipe: `[{algorithm: sft, data: {train: demos.jsonl}}, grpo]`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
