@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rft.learn.batch import to_batch
+from rft.learn.batch import Batch, to_batch
 from rft.learn.credit import assign_credit
 from rft.learn.optimizer import StepStats
 from rft.learn.packing import Packing
@@ -89,6 +90,36 @@ def random_groups(
             members.append(rollout(f"g{number}/{index}", *turns, seed=seed))
         made.append(group(f"g{number}", members, [chance.random() for _ in members]))
     return made
+
+
+def batch_of(groups: Sequence[Group], **changes) -> Batch:
+    """Every scored member, trained on, whatever its group."""
+    batch = to_batch(groups, mask_truncated=False, min_valid=0.0, min_members=1, keep_constant=True)
+    return replace(batch, **changes)
+
+
+def measured(batch: Batch, seed: int = 0) -> Batch:
+    """With made-up log-probabilities and values."""
+    chance = torch.Generator().manual_seed(seed)
+    old_N, ref_N, values_N = (torch.randn(batch.num_tokens, generator=chance) for _ in range(3))
+    return replace(batch, old_logprobs_N=old_N - 3.0, ref_logprobs_N=ref_N - 3.0, values_N=values_N)
+
+
+def credit(batch: Batch, **algorithm) -> torch.Tensor:
+    """The advantages of a batch's tokens under an algorithm."""
+    return assign_credit(batch, AlgorithmSpec(**algorithm)).advantages_N
+
+
+def turned(name: str, score: float, values: Sequence[float] | None, *lengths: int) -> tuple[Rollout, Score]:
+    """A rollout with a turn of so many tokens each, and its score."""
+    turns = [([1, 2], [3] * lengths[0]), *(([4], [5] * length) for length in lengths[1:])]
+    return rollout(name, *turns), Score(score, turn_values=values)
+
+
+def grouped(*members) -> Group:
+    """One group of what `turned` makes."""
+    rollouts, scores = zip(*members, strict=True)
+    return Group("g", rollouts[0].task, rollouts, scores)
 
 
 class GradientKeeper:

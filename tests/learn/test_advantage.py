@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from learn_cases import group, rollout
 from trl.trainer.utils import nanstd
 
-from rft.learn.advantage import group_advantages
+from rft.learn.advantage import gdpo, group_advantages, leave_one_out, max_rl
 from rft.learn.batch import to_batch
 from rft.learn.credit import assign_credit
 from rft.recipe.schema import AlgorithmSpec
@@ -70,3 +72,108 @@ def test_every_token_of_a_sequence_carries_its_advantage():
 
 def test_no_rewards_give_no_advantages():
     assert group_advantages(torch.zeros(0), torch.zeros(0, dtype=torch.long), "group").tolist() == []
+
+
+def test_leave_one_out_by_hand():
+    # 0, 1, 5: the others' means are 3, 2.5 and 0.5. A lone member has no others.
+    rewards_S, group_S = torch.tensor([0.0, 1.0, 5.0, 7.0]), torch.tensor([0, 0, 0, 1])
+    assert leave_one_out(rewards_S, group_S).tolist() == [-3.0, -1.5, 4.5, 0.0]
+
+
+def test_max_rl_by_hand():
+    # One of four solved: mean 1/4, so (1 - 1/4) / (1/4) = 3 and -1. Nothing solved: nothing to learn.
+    rewards_S, group_S = torch.tensor([1.0, 0, 0, 0, 0, 0]), torch.tensor([0, 0, 0, 0, 1, 1])
+    assert max_rl(rewards_S, group_S).tolist() == [3.0, -1.0, -1.0, -1.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"never negative, got -0\.5"):
+        max_rl(torch.tensor([1.0, -0.5]), torch.tensor([0, 0]))
+
+
+def test_gdpo_by_hand():
+    # Part a: 0, 2 in group 0 and 1, 1 in group 1; part b: 10, 0 and 0, 10, with weight 1/2.
+    # Deviations: a sqrt(2), b sqrt(50), so a gives -1, 1 over sqrt(2), b 5, -5 over sqrt(50), the same size.
+    # Sums: (-1 + 1/2), (1 - 1/2), (0 - 1/2), (0 + 1/2) over sqrt(2): all of one size, with deviation
+    # sqrt(4 (0.5 / sqrt(2))^2 / 3); each then is -+ 0.5 / sqrt(2) over that: sqrt(3) / 2.
+    parts_SK = torch.tensor([[0.0, 10.0], [2.0, 0.0], [1.0, 0.0], [1.0, 10.0]])
+    group_S = torch.tensor([0, 0, 1, 1])
+    found = gdpo(parts_SK, torch.tensor([1.0, 0.5]), torch.zeros(4), group_S)
+    size = math.sqrt(3) / 2
+    assert found.tolist() == pytest.approx([-size, size, -size, size], rel=1e-3)
+
+
+def test_gdpo_leaves_a_part_out_for_the_group_that_lacks_it():
+    parts_SK = torch.tensor([[0.0, 9.0], [1.0, math.nan], [0.0, 1.0], [1.0, 0.0]])
+    group_S, rewards_S = torch.tensor([0, 0, 1, 1]), torch.zeros(4)
+    found = gdpo(parts_SK, torch.ones(2), rewards_S, group_S)
+    without = parts_SK.clone()
+    without[:2, 1] = 0.0  # as if the part had been the same for both
+    torch.testing.assert_close(found, gdpo(without, torch.ones(2), rewards_S, group_S))
+    assert found[0] == -found[1] != 0
+
+
+@pytest.mark.parametrize("parts_SK", [torch.zeros(4, 0), torch.full((4, 1), math.nan)])
+def test_gdpo_without_parts_takes_the_score_for_its_only_part(parts_SK):
+    rewards_S, group_S = torch.tensor([0.0, 1.0, 0.0, 3.0]), torch.tensor([0, 0, 1, 1])
+    weights_K = torch.ones(parts_SK.shape[1])
+    as_part = gdpo(rewards_S[:, None], torch.ones(1), rewards_S, group_S)
+    assert torch.equal(gdpo(parts_SK, weights_K, rewards_S, group_S), as_part)
+
+
+def test_gdpo_ignores_a_part_that_only_reports():
+    parts_SK, group_S = torch.tensor([[0.0, 5.0], [1.0, 2.0], [4.0, 7.0]]), torch.zeros(3, dtype=torch.long)
+    reported = gdpo(parts_SK, torch.tensor([2.0, 0.0]), torch.zeros(3), group_S)
+    assert torch.equal(reported, gdpo(parts_SK[:, :1], torch.tensor([2.0]), torch.zeros(3), group_S))
+
+
+def slow_advantages(rewards, groups, kind):
+    """Member by member, with the statistics module."""
+    out = []
+    for index, (reward, own) in enumerate(zip(rewards, groups, strict=True)):
+        members = [r for r, g in zip(rewards, groups, strict=True) if g == own]
+        others = [r for k, (r, g) in enumerate(zip(rewards, groups, strict=True)) if g == own and k != index]
+        mean = statistics.fmean(members)
+        if kind == "rloo":
+            out.append(reward - statistics.fmean(others) if others else 0.0)
+        elif kind == "max_rl":
+            out.append((reward - mean) / mean if mean > 0 else 0.0)
+        else:
+            deviation = {
+                "group": statistics.stdev(members) if others else 0.0,
+                "batch": statistics.stdev(rewards) if len(rewards) > 1 else 0.0,
+                "none": 1.0 - 1e-4,
+            }[kind]
+            out.append((reward - mean) / (deviation + 1e-4))
+    return out
+
+
+ESTIMATORS = {
+    "rloo": leave_one_out,
+    "max_rl": max_rl,
+    **{scale: partial(group_advantages, scale=scale) for scale in ("group", "batch", "none")},
+}
+
+
+@given(
+    kind=st.sampled_from(sorted(ESTIMATORS)),
+    members=st.lists(st.tuples(st.floats(0, 10, width=16), st.integers(0, 2)), min_size=1, max_size=9),
+    data=st.data(),
+)
+def test_every_estimator_agrees_with_the_slow_one_in_any_order(kind, members, data):
+    rewards, groups = zip(*members, strict=True)
+    rewards_S, group_S = torch.tensor(rewards), torch.tensor(groups)
+    found = ESTIMATORS[kind](rewards_S, group_S)
+    expected = torch.tensor(slow_advantages(rewards, groups, kind))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    order = torch.tensor(data.draw(st.permutations(range(len(rewards)))))
+    mixed = ESTIMATORS[kind](rewards_S[order], group_S[order])
+    torch.testing.assert_close(mixed, found[order], rtol=1e-5, atol=1e-5)
+
+
+@given(st.lists(st.floats(0, 1, width=16), min_size=2, max_size=6), st.floats(1, 8, width=16))
+def test_shift_and_scale_of_rewards(rewards, factor):
+    rewards_S, group_S = torch.tensor(rewards), torch.zeros(len(rewards), dtype=torch.long)
+    for kind in ("rloo", "none"):
+        found = ESTIMATORS[kind](rewards_S, group_S)
+        torch.testing.assert_close(ESTIMATORS[kind](rewards_S * factor + 3, group_S), found * factor)
+    found = max_rl(rewards_S, group_S)
+    torch.testing.assert_close(max_rl(rewards_S * factor, group_S), found, rtol=1e-4, atol=1e-5)
+    assert found.max() <= len(rewards) - 1 + 1e-4

@@ -9,6 +9,7 @@ import pytest
 from learn_cases import group, random_groups, rollout
 
 from rft.learn.batch import to_batch
+from rft.types import Group, Score
 
 
 def _members(rewards, *, name="g", stops=None):
@@ -117,3 +118,40 @@ def test_a_turn_with_missing_logprobs_is_an_error():
 def test_group_indices_are_dense_after_dropped_groups():
     groups = [_members([None, None], name="gone"), *random_groups(0, groups=2, size=2)]
     assert to_batch(groups, mask_truncated=False, min_valid=1.0).group_S.tolist() == [0, 0, 1, 1]
+
+
+def test_every_token_knows_its_turn_and_every_turn_what_it_earned():
+    pair = [
+        replace(rollout(f"g/{name}", ([1, 2], [3, 4]), ([5], [8]), ([5], [6, 7])), rewards=rewards)
+        for name, rewards in (
+            ("judged", (9.0, 9.0, 9.0)),
+            ("played", (None, 0.5, None)),
+            ("silent", (None,) * 3),
+        )
+    ]
+    scores = [Score(1.0, turn_values=(0.25, 0.5, 0.25)), Score(0.5), Score(0.0)]
+    batch = to_batch([Group("g", pair[0].task, pair, scores)], mask_truncated=False, min_valid=1.0)
+    assert batch.turn_N.tolist() == [0, 0, 1, 2, 2] * 3
+    # The evaluator's word counts before the environment's; no opinion is nothing earned.
+    assert batch.turn_rewards == ((0.25, 0.5, 0.25), (0.0, 0.5, 0.0), ())
+
+
+def test_values_for_turns_that_were_not_taken_are_an_error():
+    made = rollout("g/0", ([1], [2]))
+    wrong = Group("g", made.task, [made, made], [Score(1.0, turn_values=(0.5, 0.5)), Score(0.0)])
+    with pytest.raises(ValueError, match="g/0: 2 values for 1 turns"):
+        to_batch([wrong], mask_truncated=False, min_valid=1.0)
+
+
+def test_parts_stand_by_name_and_are_unknown_where_they_have_no_number():
+    made = [rollout(f"g/{index}", ([1], [2])) for index in range(3)]
+    scores = [
+        Score(1.0, parts={"right": Score(1.0), "brief": Score(0.5)}),
+        Score(0.0, parts={"right": Score(0.0), "brief": Score.failed("timeout", "late")}),
+        Score(0.0, parts={"right": Score(0.25)}),
+    ]
+    batch = to_batch([Group("g", made[0].task, made, scores)], mask_truncated=False, min_valid=1.0)
+    assert batch.part_names == ("brief", "right")
+    assert batch.parts_SK[:, 1].tolist() == [1.0, 0.0, 0.25]
+    assert batch.parts_SK[:, 0].isnan().tolist() == [False, True, True]
+    assert to_batch([_members([0.0, 1.0])], mask_truncated=False, min_valid=1.0).parts_SK.shape == (2, 0)

@@ -83,7 +83,26 @@ def test_all_mistakes_come_out_together_with_line_path_and_what_was_got(write):
         ("rollout: {top_p: 0}", "must be greater than 0"),
         ("engine: {args: 3}", "must be a mapping"),
         ("name: [a]", "must be text"),
-        ("rollout: {group_size: 1}", "must be at least 2: GRPO compares answers to one prompt"),
+        ("rollout: {group_size: 1}", "must be at least 2: answers to one prompt are compared"),
+        (
+            "algorithm: {advantage: grop}",
+            "must be 'group', 'rloo', 'reinforce_pp', 'reinforce_pp_baseline', 'max_rl', 'gdpo', or your own "
+            "by 'module:function' or './file.py:function'; did you mean 'group'?",
+        ),
+        ("algorithm: {kind: ppo, advantage: rloo}", "is for kind: grpo; PPO takes its critic's"),
+        (
+            "algorithm: {scale_rewards: batch, advantage: rloo}",
+            "is for algorithm.advantage: group; other credit has its own scale",
+        ),
+        ("algorithm: {advantage_args: {a: 1}}", "is for a function of your own in algorithm.advantage"),
+        (
+            "algorithm: {turn_credit: turn, advantage: max_rl}",
+            "turn has no meaning with algorithm.advantage: max_rl",
+        ),
+        (
+            "algorithm: {beta: 0.1, kl: {place: reward}, advantage: gdpo}",
+            "reward has no meaning with algorithm.advantage: gdpo; take loss",
+        ),
         ("engine: {publish: adapter}", "is adapter, which needs model.adapter; set it, or take auto"),
         ("engine: {args: {max_num_seqs: 3}}", "has a key of its own: set engine.max_num_seqs"),
         ("eval: {samples: 4}", "above 1 gives the same greedy answer again; set eval.temperature too"),
