@@ -54,7 +54,19 @@ def after_update(
     """
     if not stats.steps_skipped:
         return None
-    path = _keep(run, step, batch, stats)
+    return not_applied(parts, run, view, step, stats.loss, stats.grad_norm, _keep(run, step, batch, stats))
+
+
+def not_applied(
+    parts: Parts, run: RunFolder, view: View, step: int, loss: float, grad_norm: float, batch: Path | None
+) -> str | None:
+    """Tells of a bad update; why the run must stop, after `max_bad_steps` in a row.
+
+    Args:
+        batch: where what went into it is kept, if it is.
+
+    Raises RunStopped when the weights themselves are not finite: they are not worth a checkpoint.
+    """
     broken = [
         name for name, parameter in parts.policy.model.named_parameters() if not parameter.isfinite().all()
     ]
@@ -64,11 +76,9 @@ def after_update(
             f"and are not saved; go on from the checkpoint before with: rft train --resume {run.path}"
         )
     in_a_row = 1 + _bad_before(run, step)
-    run.event("bad_update", step=step, loss=stats.loss, grad_norm=stats.grad_norm, batch=str(path))
-    view.note(
-        f"step {step}: {_what(stats)} was not finite, so that update was not applied; "
-        f"its batch is kept in {path}"
-    )
+    run.event("bad_update", step=step, loss=loss, grad_norm=grad_norm, batch=batch and str(batch))
+    kept = f"; its batch is kept in {batch}" if batch is not None else ""
+    view.note(f"step {step}: {_what(loss)} was not finite, so that update was not applied{kept}")
     if in_a_row < parts.recipe.train.max_bad_steps:
         return None
     return (
@@ -126,5 +136,5 @@ def _bad_before(run: RunFolder, step: int) -> int:
     return count
 
 
-def _what(stats: UpdateStats) -> str:
-    return f"the gradient (the loss is {stats.loss:.4g})" if math.isfinite(stats.loss) else "the loss"
+def _what(loss: float) -> str:
+    return f"the gradient (the loss is {loss:.4g})" if math.isfinite(loss) else "the loss"

@@ -44,23 +44,23 @@ def fit_examples(
 def reference_model(recipe: Recipe, policy: Policy) -> nn.Module | None:
     """The frozen model that DPO and KTO compare with: the policy as the recipe starts it. None for SFT.
 
-    An adapter's reference has the policy's own base, so it costs the memory of an adapter at most.
+    An adapter's reference stands on the policy's own base, so it keeps no more than an adapter.
     """
     if not recipe.algorithm.needs_reference:
         return None
     from rft.models.policy import Policy
 
     adapter = recipe.model.adapter
-    fresh = adapter is not None  # a new adapter changes nothing, so the base alone is the start
-    model = recipe.model.model_copy(
-        update={"gradient_checkpointing": "none"} | ({"adapter": None} if fresh else {})
-    )
+    # A fresh adapter changes nothing, so the base alone is the start.
+    keep = adapter is not None and adapter.start is not None
+    changes = {"gradient_checkpointing": "none"} | ({} if keep else {"adapter": None})
+    spec = recipe.model.model_copy(update=changes)
     dtype = str(next(parameter for _, parameter in policy.base_parameters()).dtype).removeprefix("torch.")
-    start = Policy.load(
-        model, locate(model.source, revision=model.revision), dtype=dtype, device=str(policy.device)
-    )
+    folder = locate(spec.source, revision=spec.revision)
+    start = Policy.load(spec, folder, dtype=dtype, device=str(policy.device))
     if adapter is not None:
         shared = dict(policy.base_parameters())
         for name, parameter in start.base_parameters():
             parameter.data = shared[name].data
-    return start.model.requires_grad_(False).eval()
+    model: Any = start.model.get_base_model() if keep else start.model  # type: ignore[operator]  # peft's
+    return model.requires_grad_(False).eval()

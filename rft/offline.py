@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rft import background
 from rft.around import Clock, due, go_on, judge, prove_bond, status
 from rft.assemble import Parts, assemble
+from rft.bad_steps import not_applied
 from rft.engine.base import Published
 from rft.engine.open import prepare_process
 from rft.errors import RunStopped
@@ -31,6 +32,7 @@ from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet
 from rft.runs.signals import StopRequest
 from rft.runs.summary import Summary
+from rft.runs.trackers import Trackers
 from rft.runs.view import View
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def train_offline(
         status(run, recipe, progress),
         Quiet(run.log_path, debug=debug),
         StopRequest(view.note) as stop,
+        Trackers(recipe, run, view.note) as trackers,
         assemble(recipe, view, run, weights_from=progress.checkpoint, admit=admit) as parts,
         progress,  # its end waits for a checkpoint that is still being written
     ):
@@ -93,11 +96,11 @@ def train_offline(
         judged = Judged.stored(run)
         judged = judged or [judge(parts, run, view, progress.step, "before")]
         parts.supervisor.afford(progress.step)
-        clock, bad_steps = Clock(), 0
+        clock = Clock()
 
         def after_step(taught: Taught) -> bool:
             """Publishes, judges, writes down and saves; returns whether training goes on."""
-            nonlocal clock, bad_steps
+            nonlocal clock
             release_memory()
             clock.lap("update")
 
@@ -112,16 +115,14 @@ def train_offline(
             metrics = step_metrics(taught, published, clock.seconds)
             parity, broken = prove_bond(parts, view, progress.step)
             health, trouble = background.run(parts.supervisor.after(progress.step, []))
-            metrics |= parity | health
-            bad_steps = 0 if taught.optimizer.applied else bad_steps + 1
-            if bad_steps == recipe.train.max_bad_steps:
-                broken = f"{bad_steps} steps in a row had a gradient that was not finite"
-            trouble = trouble or broken
+            metrics |= parity | health | progress.metrics()
+            trouble = after_taught(parts, run, view, progress.step, taught) or trouble or broken
             last = progress.step == steps or stop.requested or trouble is not None
             if (last and trouble is None) or due(recipe.eval.every, progress.step):
                 judged.append(judge(parts, run, view, progress.step, f"step {progress.step}"))
                 metrics |= judged[-1].metrics()
             run.record(progress.step, metrics)
+            trackers.wake()
             view.step(metrics)
             if last or due(recipe.train.checkpoint.every, progress.step):
                 view.phase("checkpoint")
@@ -150,7 +151,7 @@ def train_offline(
                 seed=recipe.seed,
                 first_step=progress.step,
                 folder=run.log_path.parent,
-                writing=partial(progress.writing, parts.weights),
+                writing=partial(progress.writing, parts),
                 after_step=after_step,
             )
     summary = summarise(run, progress.step, time.perf_counter() - started, judged[0], judged[-1])
@@ -168,6 +169,14 @@ def rows_at_once(parts: Parts, kind: Examples) -> int:
     order, train = parts.order, parts.recipe.train
     longest = max(example_tokens(parts.policy.tokenizer, order.task(n), kind) for n in range(len(order)))
     return rows_per_pass(kind, train.prompts_per_step, longest, train.micro_batch_tokens)
+
+
+def after_taught(parts: Parts, run: RunFolder, view: View, step: int, taught: Taught) -> str | None:
+    """Tells of a step that was not applied; why the run must stop, if it must."""
+    done = taught.optimizer
+    if done.applied:
+        return None
+    return not_applied(parts, run, view, step, taught.loss, done.grad_norm, None)
 
 
 def step_metrics(taught: Taught, published: Published, seconds: Mapping[str, float]) -> dict[str, float]:

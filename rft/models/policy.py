@@ -151,8 +151,16 @@ def _with_adapter(model: nn.Module, spec: ModelSpec, weights_from: Path | None) 
     from peft import LoraConfig, PeftModel, get_peft_model
 
     assert spec.adapter is not None
+    if weights_from is None and spec.adapter.start is not None:
+        weights_from = Path(spec.adapter.start)
+        if not (weights_from / "adapter_config.json").is_file():
+            raise ModelError(f"model.adapter.start: {weights_from} holds no adapter (adapter_config.json)")
     if weights_from is not None:
-        return PeftModel.from_pretrained(model, weights_from, is_trainable=True)
+        made = PeftModel.from_pretrained(model, weights_from, is_trainable=True)
+        rank = made.peft_config["default"].r
+        if rank != spec.adapter.rank:
+            raise ModelError(f"model.adapter.rank is {spec.adapter.rank}, but {weights_from} has rank {rank}")
+        return made
     try:
         config = LoraConfig(
             task_type="CAUSAL_LM",

@@ -14,7 +14,10 @@ from typing import Any
 
 from rft.recipe.draft import Draft
 
-_FILES = ("model.source", "model.chat_template", "data.train.source", "data.eval.source")
+_FILES = (
+    *("model.source", "model.chat_template", "model.adapter.start"),
+    *("data.train.source", "data.eval.source"),
+)
 _CODE = (
     *("data.train.source", "data.eval.source", "evaluator", "environment"),
     *("algorithm.advantage", "algorithm.loss_type"),

@@ -22,6 +22,8 @@ class AdapterSpec(Section):
     """Share of adapter inputs dropped while training; makes trainer and engine differ."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
     """Layers that get an adapter, by the end of their names: `[q_proj, v_proj]`."""
+    start: str | None = None
+    """A folder that holds such an adapter, a checkpoint say, to start from; unset, a fresh one."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Any further argument of peft's LoraConfig, by its name."""
 
