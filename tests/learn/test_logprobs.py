@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rft.learn.attention import TREES
 from rft.learn.batch import Batch, to_batch
-from rft.learn.logprobs import policy_logprobs
+from rft.learn.logprobs import _logprobs_of, policy_logprobs
 from rft.learn.packing import pack
 
 
@@ -77,6 +77,41 @@ def test_every_packing_and_attention_gives_the_plain_forward(packing, attention)
         torch.testing.assert_close(
             gradient, expected[name], rtol=0, atol=1e-5 * expected[name].abs().max().item()
         )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("chunked_head", [True, False])
+def test_the_gradient_of_the_entropy_is_the_plain_forwards(chunked_head, tied, temperature):
+    batch, model = _batch(), tiny_llama(tie_word_embeddings=tied)
+    plain_N, plain_entropy_N = _plain(model, batch, temperature)
+    expected = _gradients(model, 0.3 * plain_N + plain_entropy_N)
+    ours_N, entropy_N = _packed(
+        model, batch, "shared", temperature, chunked_head=chunked_head, entropy_gradient=True
+    )
+    for name, gradient in _gradients(model, 0.3 * ours_N + entropy_N).items():
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=0, atol=1e-5 * expected[name].abs().max().item()
+        )
+
+
+@pytest.mark.parametrize("chunked_head", [True, False])
+def test_the_entropy_has_no_gradient_unless_asked(chunked_head):
+    ours_N, entropy_N = _packed(tiny_llama(), _batch(), "shared", 1.0, chunked_head=chunked_head)
+    assert ours_N.requires_grad
+    assert not entropy_N.requires_grad
+
+
+def test_an_impossible_token_leaves_entropy_and_gradient_finite():
+    logits_UV = torch.tensor([[0.0, 1.0, float("-inf")]], requires_grad=True)
+    target_M = torch.tensor([1])
+    _, entropy_M = _logprobs_of(logits_UV, torch.tensor([0]), target_M, 1.0, entropy_gradient=True)
+    entropy_M.sum().backward()
+    two = torch.tensor([0.0, 1.0], requires_grad=True)
+    expected = torch.distributions.Categorical(logits=two).entropy()
+    expected.backward()
+    assert entropy_M.item() == pytest.approx(expected.item())
+    assert logits_UV.grad[0].tolist() == pytest.approx([*two.grad.tolist(), 0.0])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
