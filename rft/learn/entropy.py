@@ -22,16 +22,22 @@ from torch import Tensor
 
 from rft.recipe.schema import EntropySpec
 
+_TIE = 1e-4
+"""Nats. The first tokens of answers to one prompt have one entropy, and rounding must not part them."""
+
 
 def undecided(entropy_N: Tensor, top_quantile: float) -> Tensor:
-    """bool, True: among the `top_quantile` of all tokens given with the highest entropy, ties included."""
+    """bool, True: among the `top_quantile` of all tokens given with the highest entropy.
+
+    The threshold is their quantile at 1 - top_quantile, interpolated; tokens that tie with it are in.
+    """
     if entropy_N.numel() == 0:
         return torch.zeros_like(entropy_N, dtype=torch.bool)
     # Not torch.quantile, which refuses more than 16 million values.
     ordered_N = entropy_N.sort().values
     place = (1.0 - top_quantile) * (entropy_N.numel() - 1)
     low, high = ordered_N[math.floor(place)], ordered_N[math.ceil(place)]
-    return entropy_N >= torch.lerp(low, high, place - math.floor(place))
+    return entropy_N >= torch.lerp(low, high, place - math.floor(place)) - _TIE
 
 
 class EntropyBonus:

@@ -151,7 +151,7 @@ def gradient_of(
 ) -> tuple[UpdateStats, dict[str, torch.Tensor]]:
     """Stats and gradient of one update, through the whole of rft/learn."""
     batch = to_batch(
-        groups, mask_truncated=mask_truncated, min_valid=0.0, keep_constant=algorithm.beta != 0.0
+        groups, mask_truncated=mask_truncated, min_valid=0.0, keep_constant=algorithm.trains_constant
     )
     keeper = GradientKeeper(model)
     updater = Updater(
