@@ -7,6 +7,7 @@
       metrics.jsonl     one JSON object a step (rft/runs/metrics.py says what each key means)
       events.jsonl      what happened when: weight bindings, checkpoints, warnings
       scores.sqlite     verdicts on identical rollouts, see rft/scoring/cache.py; safe to delete
+      journal.sqlite    evaluations made, so that none is paid for twice, see rft/scoring/journal.py
       rollouts/         every rollout with its tokens and its score, one Parquet file a step
       checkpoints/      step-000012/, see rft/runs/checkpoint.py
       logs/engine.log   the chatter of the libraries, see rft/runs/quiet.py
@@ -156,6 +157,11 @@ class RunFolder:
         return self.path / "scores.sqlite"
 
     @property
+    def journal_path(self) -> Path:
+        """Evaluations that were made."""
+        return self.path / "journal.sqlite"
+
+    @property
     def report_path(self) -> Path:
         """Before and after, in Markdown."""
         return self.path / "report.md"
@@ -169,6 +175,11 @@ class RunFolder:
     def checkpoints_path(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def stages_path(self) -> Path:
+        """Where the runs of a recipe with stages are, each below its stage's name."""
+        return self.path / "stages"
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one step's metrics; they are on the disk when this returns. Raises RunError."""
@@ -245,6 +256,14 @@ class RunFolder:
             raise RunError(
                 f"{path} cannot be read ({error}); the other files of the run can still be used"
             ) from error
+
+
+def whole_of(run: RunFolder) -> RunFolder:
+    """The run of all stages, for a run that is one of them; any other run itself."""
+    above = run.path.resolve().parents
+    if len(above) > 2 and above[1].name == "stages" and (above[2] / "recipe.yaml").is_file():
+        return RunFolder(above[2])
+    return run
 
 
 def list_runs(output_dir: str | Path = "runs") -> list[RunFolder]:

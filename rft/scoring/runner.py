@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from functools import partial
 
 from rft.errors import UserError
 from rft.evaluator import BatchEvaluator, Evaluator, GroupEvaluator
@@ -19,8 +20,9 @@ from rft.scoring.cache import ScoreCache, cache_key
 from rft.scoring.calls import Calls
 from rft.scoring.drive import Driver
 from rft.scoring.entry import awaited, expected
+from rft.scoring.journal import Journal
 from rft.scoring.origin import OnEvent
-from rft.scoring.settling import in_play, judge_group, placeholder
+from rft.scoring.settling import Ask, in_play, judge_group, placeholder
 from rft.types import Cost, Rollout, Score
 
 _setting_up: ContextVar[ScoringRunner | None] = ContextVar("setting_up", default=None)
@@ -38,6 +40,7 @@ class ScoringRunner:
     Args:
         on_event: is told what an operator may want to see; see `rft.scoring.events`.
         cache: verdicts that are known already; used when the evaluator is deterministic.
+        journal: evaluations that were made before the run was killed; used for every evaluator.
         max_usd: dollars it may spend; the evaluator's own limit when None.
 
     Raises UserError for an evaluator that cannot be run at all.
@@ -49,6 +52,7 @@ class ScoringRunner:
         *,
         on_event: OnEvent | None = None,
         cache: ScoreCache | None = None,
+        journal: Journal | None = None,
         max_usd: float | None = None,
     ) -> None:
         if not isinstance(evaluator, Evaluator):
@@ -64,12 +68,16 @@ class ScoringRunner:
         self.fingerprint = evaluator.fingerprint()
         self.inner: list[ScoringRunner] = []
         """Those of its parts."""
+        self._place = ""
         whole = _setting_up.get()
         if whole is not None:
+            self._place = f"{whole._place}/{len(whole.inner)}"
             whole.inner.append(self)
             on_event, cache = on_event or whole._on_event, cache or whole._cache
+            journal = journal or whole._journal
         self._on_event: OnEvent = on_event or (lambda name, fields: None)
         self._cache: ScoreCache | None = cache
+        self._journal: Journal | None = journal
         self._driver = Driver(evaluator, self._on_event, max_usd)
         self._calls = Calls(evaluator)
         self._batcher = None
@@ -136,12 +144,30 @@ class ScoringRunner:
         """
         if isinstance(self.evaluator, GroupEvaluator):
             score = placeholder()
-        elif self._cache is None or not self.evaluator.deterministic:
-            score = await self._drive(rollout)
         else:
-            key = cache_key(self.fingerprint, rollout)
-            score = await self._cache.once(key, lambda: self._drive(rollout))
+            (score,) = await self._replayed([rollout], self._judge)
         return score.stamped(evaluator=self.name, fingerprint=self.fingerprint)
+
+    async def _replayed(self, rollouts: Sequence[Rollout], ask: Ask) -> list[Score]:
+        """From the journal or else by `ask`; what was paid before counts as spent."""
+        if self._journal is None:
+            return await ask(rollouts)
+        scores, cost = await self._journal.replay(
+            f"{self.fingerprint}{self._place}",
+            self.evaluator.deterministic,
+            rollouts,
+            lambda: ask(rollouts),
+        )
+        self._driver.cost += cost
+        return scores
+
+    async def _judge(self, rollouts: Sequence[Rollout]) -> list[Score]:
+        """Of one rollout: from the cache or by a call."""
+        (rollout,) = rollouts
+        if self._cache is None or not self.evaluator.deterministic:
+            return [await self._drive(rollout)]
+        key = cache_key(self.fingerprint, rollout)
+        return [await self._cache.once(key, lambda: self._drive(rollout))]
 
     async def _drive(self, rollout: Rollout) -> Score:
         if self._batcher is not None:
@@ -155,7 +181,8 @@ class ScoringRunner:
         Never raises for a bad evaluation.
         """
         if isinstance(self.evaluator, GroupEvaluator):
-            settled = await judge_group(self.evaluator, rollouts, scores, self._ask)
+            ask = partial(self._replayed, ask=self._ask)
+            settled = await judge_group(self.evaluator, rollouts, scores, ask)
         else:
             settled = await self._settled(rollouts, scores)
             for before, after in zip(scores, settled, strict=True):
