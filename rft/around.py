@@ -1,4 +1,4 @@
-"""What surrounds a step in every training page: rollouts, held-out judging, the bond's proof, how a run ends.
+"""What surrounds a step in every training page: held-out judging, the bond's proof, how a run ends.
 
 Nothing here decides what is learned; the pages (`train.py`, `offline.py`) do.
 """
@@ -6,7 +6,7 @@ Nothing here decides what is learned; the pages (`train.py`, `offline.py`) do.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,12 +16,11 @@ from rft.errors import RunStopped
 from rft.heldout import Judged
 from rft.process import release_threads
 from rft.progress import Progress
-from rft.recipe.schema import Recipe
 from rft.rollout.collect import collect
 from rft.runs.folder import RunFolder, State
 from rft.runs.rollouts import read_rollouts
 from rft.runs.view import View
-from rft.types import Group, Task
+from rft.types import Group
 
 
 @dataclass
@@ -39,11 +38,22 @@ class Clock:
         self.last = now
 
 
-def roll_out(
-    parts: Parts, tasks_P: Sequence[Task], view: View, *, seed_parts: Sequence[object], heldout: bool = False
-) -> list[Group]:
-    """Rollouts and their scores, overlapped; as the recipe trains, or as it judges."""
-    recipe = parts.recipe
+def judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> Judged:
+    """Answers and scores of the held-out tasks, written to the run and shown."""
+    view.phase("held-out")
+    started = time.perf_counter()
+    groups = _heldout_answers(parts, view)
+    parts.supervisor.saw(groups)
+    seconds = time.perf_counter() - started
+    judged = Judged(read_rollouts(run.write_rollouts(step, groups, split="heldout")), seconds)
+    run.event("heldout", step=step, when=when, **judged.metrics())
+    if (estimate := judged.estimate) is not None:
+        view.heldout(estimate.mean, estimate.low, estimate.high, when)
+    return judged
+
+
+def _heldout_answers(parts: Parts, view: View) -> list[Group]:
+    spec = parts.recipe.eval
     release_threads()  # the engine's turn
     # What other prompts left in its cache would change the last bits, and a run that goes on here lacks it.
     parts.engine.forget_prompts()
@@ -51,28 +61,16 @@ def roll_out(
         collect(
             parts.player,
             parts.runner.score,
-            tasks_P,
-            group_size=recipe.eval.samples if heldout else recipe.rollout.group_size,
-            seed_parts=seed_parts,
-            temperature=recipe.eval.temperature if heldout else recipe.rollout.temperature,
+            parts.heldout,
+            group_size=spec.samples,
+            # The same seeds each time: what changes between two evaluations is the policy.
+            seed_parts=(parts.recipe.seed, "heldout"),
+            temperature=spec.temperature,
             settle=parts.runner.settle,
             ready=parts.runner.ready,
             on_progress=view.progress,
         )
     )
-
-
-def judge(parts: Parts, run: RunFolder, view: View, step: int, when: str) -> Judged:
-    """Answers and scores of the held-out tasks, written to the run and shown."""
-    view.phase("held-out")
-    # The same seeds each time: what changes between two evaluations is the policy.
-    groups = roll_out(parts, parts.heldout, view, seed_parts=(parts.recipe.seed, "heldout"), heldout=True)
-    parts.supervisor.saw(groups)
-    judged = Judged(read_rollouts(run.write_rollouts(step, groups, split="heldout")))
-    run.event("heldout", step=step, when=when, **judged.metrics())
-    if (estimate := judged.estimate) is not None:
-        view.heldout(estimate.mean, estimate.low, estimate.high, when)
-    return judged
 
 
 def prove_bond(parts: Parts, view: View, step: int) -> tuple[dict[str, float], str | None]:
@@ -106,9 +104,8 @@ def go_on(run: RunFolder) -> str:
 
 
 @contextmanager
-def status(run: RunFolder, recipe: Recipe, progress: Progress) -> Iterator[None]:
-    """Leaves in the run folder how the run ended."""
-    steps = recipe.train.steps
+def status(run: RunFolder, steps: int, progress: Progress) -> Iterator[None]:
+    """Leaves in the run folder how a run of so many steps ended."""
     run.set_status("running", step=progress.step, steps=steps)
     try:
         yield

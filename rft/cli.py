@@ -153,9 +153,9 @@ def train(
 
 
 def _stopped_run(which: str) -> RunFolder:
-    from rft.runs.folder import RunFolder
+    from rft.runs.folder import RunFolder, whole_of
 
-    folder = RunFolder.open(which)
+    folder = whole_of(RunFolder.open(which))
     if folder.status.word == "running":
         raise RunError(f"{folder.path} is still running, as process {folder.status.pid}; stop that first")
     return folder
@@ -171,9 +171,9 @@ def _train(recipe: Recipe, start: Mapping[str, Any], as_json: bool, debug: bool)
     from rft.runs.files import to_json
 
     with open_view(recipe.train.steps, as_json, debug) as (view, out):
-        from rft.train import train as run
+        from rft.stages import run_recipe
 
-        summary = run(recipe, view=view, debug=debug, **start)
+        summary = run_recipe(recipe, view=view, debug=debug, **start)
         view.console.print(summary)
         if as_json:
             print(to_json(summary.to_json()), file=out)

@@ -80,7 +80,7 @@ def train_offline(
 
     with (
         view,
-        status(run, recipe, progress),
+        status(run, recipe.train.steps, progress),
         Quiet(run.log_path, debug=debug),
         StopRequest(view.note) as stop,
         Trackers(recipe, run, view.note) as trackers,

@@ -13,7 +13,7 @@ import time
 from functools import partial
 
 from rft import background
-from rft.around import Clock, due, go_on, judge, prove_bond, roll_out, status
+from rft.around import Clock, due, go_on, judge, prove_bond, status
 from rft.assemble import assemble
 from rft.bad_steps import after_update
 from rft.errors import RunStopped
@@ -54,7 +54,7 @@ def train(
     run, progress = begin(recipe, resume, fork, view.note)
     with (
         view,
-        status(run, recipe, progress),
+        status(run, recipe.train.steps, progress),
         Quiet(run.log_path, debug=debug),
         StopRequest(view.note) as stop,
         Trackers(recipe, run, view.note) as trackers,
@@ -70,7 +70,7 @@ def train(
         # torch is imported with the parts, after the process is prepared for it
         from rft.learn.batch import to_batch
         from rft.learn.credit import assign_credit
-        from rft.steplog import step_metrics
+        from rft.steplog import heldout_metrics, step_metrics
 
         progress.restore(parts, view.note)
         parts.weights.publish(progress.step)
@@ -81,17 +81,16 @@ def train(
         parts.supervisor.afford(progress.step)
         for step in range(progress.step, recipe.train.steps):
             clock = Clock()
-            tasks_P = parts.order.take(recipe.train.prompts_per_step)
 
             # 1 roll out and score, overlapped
             view.phase("rollout")
-            groups_P = roll_out(parts, tasks_P, view, seed_parts=(recipe.seed, step))
+            supplied = parts.supply.step(step)
             clock.lap("rollout")
 
             # 2 tokens and masks, in one place
             view.phase("update")
             batch = to_batch(
-                groups_P,
+                supplied.groups,
                 mask_truncated=recipe.rollout.truncated == "mask",
                 min_valid=recipe.rollout.min_valid,
                 min_members=recipe.algorithm.min_members,
@@ -103,27 +102,28 @@ def train(
             batch = assign_credit(batch, recipe.algorithm, parts.credit)
 
             # 4 clipped passes; shared weights are written while the engine holds still
-            stats = parts.updater.update(batch, writing=partial(progress.writing, parts.weights, step + 1))
+            stats = parts.updater.update(batch, writing=partial(progress.writing, parts, step + 1))
             release_memory()
             clock.lap("update")
 
             # 5 the same weights sample the next step, and serve
             view.phase("publish")
+            parts.supply.wait()
             published = parts.weights.publish(step + 1)
             clock.lap("publish")
 
             # 6 write down, judge, save
             progress.step = step + 1
-            metrics = step_metrics(groups_P, batch.stats, stats, published, clock.seconds)
+            metrics = step_metrics(supplied, batch, stats, published, clock.seconds)
             parity, broken = prove_bond(parts, view, progress.step)
-            health, trouble = background.run(parts.supervisor.after(progress.step, groups_P))
-            metrics |= parity | health
+            health, trouble = background.run(parts.supervisor.after(progress.step, supplied.played))
+            metrics |= parity | health | progress.metrics()
             trouble = after_update(parts, run, view, progress.step, batch, stats) or trouble or broken
-            run.write_rollouts(progress.step, groups_P)
+            run.write_rollouts(progress.step, supplied.played)
             last = progress.step == recipe.train.steps or stop.requested or trouble is not None
             if (last and trouble is None) or due(recipe.eval.every, progress.step):
                 judged.append(judge(parts, run, view, progress.step, f"step {progress.step}"))
-                metrics |= judged[-1].metrics()
+                metrics |= heldout_metrics(judged[-1], [*run.metrics(), metrics])
             run.record(progress.step, metrics)
             trackers.wake()
             view.step(metrics)

@@ -51,9 +51,21 @@ class Summary:
     difference: Estimate | None = None
     """After minus before on the same tasks: paired, so narrower than the two intervals suggest."""
     answers: Sequence[Answer] = ()
+    warnings: Sequence[str] = ()
+    """What left its healthy range; see `rft.runs.metrics.warnings`."""
+
+    stages: Sequence[Summary] = ()
+    """Of a recipe with stages: each one's own."""
+
+    def short(self) -> str:
+        """Held-out reward before and after, in a few words."""
+        if self.heldout_before is None or self.heldout_after is None:
+            return "held-out not measured"
+        return f"held-out {self.heldout_before.mean:.3f} to {self.heldout_after.mean:.3f}"
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `rft train --json`; `heldout_interval` is that of the paired difference."""
+        stages = {"stages": [stage.to_json() for stage in self.stages]} if self.stages else {}
         return {
             "run": self.run,
             "steps": self.steps,
@@ -62,6 +74,7 @@ class Summary:
             "heldout_interval": [self.difference.low, self.difference.high] if self.difference else None,
             "seconds": round(self.seconds, 3),
             "peak_rss_gb": round(self.peak_rss_gb, 3),
+            **stages,
         }
 
     def to_markdown(self) -> str:
@@ -72,6 +85,13 @@ class Summary:
             lines += ["", "| prompt | before | after |", "| --- | --- | --- |"]
             lines += [
                 "| " + " | ".join(map(markdown_cell, _columns(answer))) + " |" for answer in self.answers
+            ]
+        if self.warnings:
+            lines += [
+                "",
+                "## What left its healthy range",
+                "",
+                *(f"- {warning}" for warning in self.warnings),
             ]
         return "\n".join(lines) + "\n"
 
@@ -98,6 +118,8 @@ class Summary:
         if self.difference:
             sign = "+" if self.difference.mean >= 0 else ""
             facts["difference, paired"] = f"{sign}{self.difference}"
+        for number, stage in enumerate(self.stages, 1):
+            facts[f"stage {number}"] = f"{stage.short()}, {stage.steps} steps, {stage.run}"
         return facts | {
             "steps": str(self.steps),
             "time": duration(self.seconds),

@@ -77,6 +77,10 @@ class View:
         self._spinner = Spinner("dots")
         self._ended = False
 
+    def another(self, total_steps: int) -> View:
+        """A fresh view in the same place, for what comes next."""
+        return View(total_steps, self._quiet, self._plain, unit=self._unit, console=self.console)
+
     def __enter__(self) -> View:
         if not (self._quiet or self._plain):
             # rich would take over sys.stdout, which `Quiet` may have given to a log.
@@ -164,7 +168,12 @@ class View:
             table.add_row("reward", f"{self._rewards[-1]:.3f}  {sparkline(self._rewards)}")
         if self._heldout:
             table.add_row("held-out", self._heldout_text())
-        for label, value in (("speed", self._speed()), ("time", self._times()), ("failures", self._failed())):
+        for label, value in (
+            ("", self._loss()),
+            ("speed", self._speed()),
+            ("time", self._times()),
+            ("failures", self._failed()),
+        ):
             if value:
                 table.add_row(label, value)
         return Group(table, self._phase_row())
@@ -185,7 +194,7 @@ class View:
         """The parts of a plain line; what was not measured is left out."""
         left = self.seconds_left
         facts = [
-            f"reward {self._rewards[-1]:.3f}" if "reward/mean" in self._metrics else "",
+            f"reward {self._rewards[-1]:.3f}" if "reward/mean" in self._metrics else self._loss(),
             f"held-out {self._heldout[-1][1]:.3f}" if self._heldout else "",
             self._speed(),
             self._times(),
@@ -199,6 +208,11 @@ class View:
         text = f"{mean:.3f} [{low:.3f}, {high:.3f}] {when}"
         first = self._heldout[0]
         return f"{text} · {first[1]:.3f} {first[0]}" if len(self._heldout) > 1 else text
+
+    def _loss(self) -> str:
+        """Only of learning from examples: with rewards, a loss says nothing."""
+        loss = None if self._rewards else self._metrics.get("loss")
+        return f"loss {loss:.3f}" if loss is not None else ""
 
     def _speed(self) -> str:
         speed = self._metrics.get("rollout/tokens_per_s")
