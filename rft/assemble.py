@@ -34,6 +34,7 @@ from rft.rollout.play import Player, sampling_for
 from rft.runs.folder import RunFolder
 from rft.runs.view import View
 from rft.scoring.cache import ScoreCache
+from rft.scoring.journal import Journal
 from rft.scoring.runner import ScoringRunner
 from rft.scoring.supervision import Supervisor, reporter
 from rft.types import Message, Task
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from rft.learn.credit import Credit
     from rft.learn.update import Updater
     from rft.models.policy import Policy
+    from rft.rollout.supply import Supply
 
 log = logging.getLogger("rft")
 
@@ -58,6 +60,8 @@ class Parts:
 
     recipe: Recipe
     order: TaskOrder
+    """The data; what training asks next is `supply`'s to say."""
+    supply: Supply
     heldout: list[Task]
     engine: VLLMEngine
     policy: Policy
@@ -113,11 +117,13 @@ def assemble(
         import torch
 
         from rft.engine.weights import bind
+        from rft.learn.critic import build_critic
         from rft.learn.fused import fuse
         from rft.learn.probe import probe
         from rft.learn.update import Updater, build_optimizer
         from rft.models.policy import Policy, load_tokenizer, pick_dtype
         from rft.rollout.conversation import ChatTemplate
+        from rft.sampling import build_supply
 
         credit = credit_of(recipe.algorithm, evaluator)
         _require_known_sampling(recipe)
@@ -174,22 +180,28 @@ def assemble(
             autocast=dtype == "float32" and engine_dtype == "bfloat16",
             reference=_reference(recipe, folder, dtype, device),
             own_loss=loss_of(recipe.algorithm),
+            critic=build_critic(policy.model, recipe.algorithm, recipe.train),
         )
         if sock is not None:
             _serve(recipe, engine, sock, view, stack)
         for judge in judges:
             judge.base = BaseChat(engine, template, max_total_tokens=engine.max_model_len)
         runner = _scoring(evaluator, recipe, view, run, stack)
+        player = Player(engine, template, make_environment, recipe.rollout, max_total_tokens=context)
+        order = TaskOrder(train, seed=recipe.seed, shuffle=recipe.data.shuffle)
+        supply = build_supply(recipe, order, player, runner, engine, view)
+        stack.callback(supply.close)
         yield Parts(
             recipe=recipe,
-            order=TaskOrder(train, seed=recipe.seed, shuffle=recipe.data.shuffle),
+            order=order,
+            supply=supply,
             heldout=heldout,
             engine=engine,
             policy=policy,
             weights=weights,
             updater=updater,
             credit=credit,
-            player=Player(engine, template, make_environment, recipe.rollout, max_total_tokens=context),
+            player=player,
             runner=runner,
             supervisor=Supervisor(runner, recipe, event=run.event, note=view.note, spent_usd=_spent(run)),
         )
@@ -207,7 +219,10 @@ def _scoring(
     max_usd = recipe.scoring.max_usd or evaluator.limits.max_usd
     if max_usd is not None:
         max_usd = max(0.0, max_usd - _spent(run))
-    return score_with(evaluator, stack, on_event=reporter(run.event, view.note), cache=cache, max_usd=max_usd)
+    journal = Journal(run.journal_path, view.note)
+    stack.callback(journal.close)
+    surroundings = {"on_event": reporter(run.event, view.note), "cache": cache, "journal": journal}
+    return score_with(evaluator, stack, **surroundings, max_usd=max_usd)
 
 
 def _spent(run: RunFolder) -> float:
@@ -306,6 +321,7 @@ def _require_room(recipe: Recipe, folder: Path, dtype: str, engine_dtype: str) -
         kv_cache_gb=recipe.engine.kv_cache_gb or 0.0,
         shared=recipe.engine.publish != "copy",
         reference=recipe.algorithm.needs_reference and adapter is None,
+        critic=recipe.algorithm.kind == "ppo" and recipe.algorithm.critic.kind == "model",
     )
     free = torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else None
     require_memory(need, available_gb=free)

@@ -29,7 +29,6 @@ from rft.runs.writer import BackgroundWriter
 
 if TYPE_CHECKING:
     from rft.assemble import Parts
-    from rft.engine.weights import Weights
 
 _MEMORY = "memory.pt"
 """What is tensors, beside the model: of the update, and of random numbers."""
@@ -51,6 +50,7 @@ class Progress:
     is_fork: bool = False
     """The checkpoint is another run's: what does not fit this one's recipe starts fresh."""
     writer: BackgroundWriter = field(default_factory=BackgroundWriter, repr=False)
+    _told_s: float = field(default=0.0, repr=False)
 
     @classmethod
     def at(cls, checkpoint: Path, *, is_fork: bool = False) -> Progress:
@@ -131,7 +131,7 @@ class Progress:
         import torch
 
         try:
-            parts.order.restore(self.state["order"])
+            parts.supply.restore(self.state["supply"], is_fork=self.is_fork)
         except DataError as error:
             if not self.is_fork:
                 raise
@@ -151,14 +151,21 @@ class Progress:
             note(f"fork: the optimizer starts fresh: {error}")
         _restore_random(memory["random"])
 
-    @contextmanager
-    def writing(self, weights: Weights, version: int) -> Iterator[None]:
-        """`weights.writing`, once a checkpoint under way has read what is about to change.
+    def metrics(self) -> dict[str, float]:
+        """Seconds that the run has waited for checkpoints since the last call."""
+        blocked_s, self._told_s = self.writer.blocked_s - self._told_s, self.writer.blocked_s
+        return {"time/checkpoint_s": blocked_s}
 
-        Raises RunError when that checkpoint could not be written.
+    @contextmanager
+    def writing(self, parts: Parts, version: int) -> Iterator[None]:
+        """`Weights.writing`, once nobody depends on the weights as they are: neither a checkpoint under way
+        that reads them nor rollouts of the next step.
+
+        Raises RunError when that checkpoint could not be written, EngineError when those rollouts failed.
         """
         self.writer.wait_until_read()
-        with weights.writing(version):
+        parts.supply.wait()
+        with parts.weights.writing(version):
             yield
 
     def save(self, run: RunFolder, parts: Parts, *, heldout: float | None = None, wait: bool = False) -> None:
@@ -180,7 +187,7 @@ class Progress:
         about |= {"revision": recipe.model.revision} if recipe.model.revision is not None else {}
         state = {
             "step": step,
-            "order": parts.order.state(),
+            "supply": parts.supply.state(),
             "evaluator": self.evaluator,
             "supervisor": parts.supervisor.state(),
             "heldout": heldout,

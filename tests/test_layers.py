@@ -75,6 +75,7 @@ PAGES = {
     "rft.examples",
     "rft.stages",
     "rft.assemble",
+    "rft.sampling",
     "rft.progress",
     "rft.fork",
     "rft.heldout",

@@ -26,6 +26,8 @@ from rft.models.policy import Policy
 from rft.progress import Progress, begin
 from rft.recipe.load import load_recipe
 from rft.recipe.schema import Recipe, RolloutSpec
+from rft.rollout.selection import Selection
+from rft.rollout.supply import Supply
 from rft.runs import checkpoint
 from rft.runs.checkpoint import checkpoints
 from rft.runs.folder import RunFolder
@@ -47,7 +49,13 @@ def recipe(**sections: Any) -> Recipe:
     return Recipe.model_validate(needed | sections)
 
 
-def assembled(folder: Path, spec: Recipe, dtype: str = "float32", weights_from: Path | None = None) -> Any:
+def assembled(
+    folder: Path,
+    spec: Recipe,
+    dtype: str = "float32",
+    weights_from: Path | None = None,
+    tasks: list[Task] = TASKS,
+) -> Any:
     """The parts that have a state."""
     policy = Policy.load(spec.model, folder, dtype=dtype, weights_from=weights_from)
     updater = Updater(
@@ -60,12 +68,19 @@ def assembled(folder: Path, spec: Recipe, dtype: str = "float32", weights_from: 
         abilities=Abilities(PACKING, True),
     )
     runner = ScoringRunner(judge("lambda text: 1.0"))
+    order = TaskOrder(tasks, seed=0)
     return SimpleNamespace(
         recipe=spec,
-        order=TaskOrder(TASKS, seed=0),
+        order=order,
+        supply=Supply(
+            Selection(*[cast(Any, None)] * 2, order, spec.rollout, groups_per_step=2, seed=0, teaches=bool),
+            steps=4,
+            one_step_off=False,
+        ),
         policy=policy,
         updater=updater,
         supervisor=Supervisor(runner, spec, event=lambda kind, **details: None, note=lambda text: None),
+        weights=SimpleNamespace(writing=contextlib.nullcontext),
     )
 
 
@@ -158,7 +173,7 @@ def test_the_optimizer_waits_for_the_checkpoint_to_be_read_and_no_longer(run, ti
     wrote: list[str] = []
 
     def write() -> None:
-        with progress.writing(cast(Any, SimpleNamespace(writing=contextlib.nullcontext)), 2):
+        with progress.writing(parts, 2):
             wrote.append("now")
 
     updating = threading.Thread(target=write)
@@ -254,8 +269,7 @@ def test_a_checkpoint_of_another_model_or_other_data_is_the_users_error(run, tin
     parts = assembled(tiny_model_dir, recipe(model={"source": "packaged:tiny", "adapter": {"rank": 2}}))
     with pytest.raises(RunError, match="does not fit this recipe: the optimizer state is of another model"):
         progress.restore(parts, pytest.fail)
-    parts = assembled(tiny_model_dir, recipe())
-    parts.order = TaskOrder(TASKS[:4], seed=0)
+    parts = assembled(tiny_model_dir, recipe(), tasks=TASKS[:4])
     with pytest.raises(DataError, match="tasks changed since it stopped"):
         progress.restore(parts, pytest.fail)
 
@@ -340,8 +354,7 @@ def test_a_fork_is_a_run_of_its_own_that_counts_on_and_knows_its_origin(saved, t
 def test_what_does_not_fit_a_fork_starts_fresh_and_says_so(saved, tiny_model_dir):
     run, spec = saved
     progress = Progress.at(run.checkpoints_path / "step-000003", is_fork=True)
-    parts = assembled(tiny_model_dir, spec, "bfloat16", weights_from=progress.checkpoint)
-    parts.order = TaskOrder(TASKS[:4], seed=0)
+    parts = assembled(tiny_model_dir, spec, "bfloat16", progress.checkpoint, TASKS[:4])
     notes: list[str] = []
     progress.restore(parts, notes.append)
     assert [note.partition(":")[2].partition(":")[0] for note in notes] == [

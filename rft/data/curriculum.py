@@ -26,7 +26,7 @@ class Curriculum:
     """A `TaskOrder` that passes over what teaches little."""
 
     def __init__(
-        self, order: TaskOrder, spec: CurriculumSpec, *, reward_range: tuple[float, float], seed: int
+        self, order: TaskOrder, spec: CurriculumSpec, reward_range: tuple[float, float], *, seed: int
     ) -> None:
         """
         Args:

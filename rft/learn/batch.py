@@ -157,7 +157,7 @@ def to_batch(
             too_few += 1
             continue
         # Answers that are not compared with each other need not differ.
-        varies = min_members < 2 or len({float(score) for _, score in kept}) > 1
+        varies = min_members < 2 or rewards_vary(kept)
         for rollout, score in kept:
             sequence, logprobs = _token_sequence(rollout, used + constant, len(sampler_logprobs))
             sequences.append(sequence)
@@ -200,6 +200,11 @@ def kept_members(
         if score.ok and not (mask_truncated and rollout.truncated)
     ]
     return kept if group.has_enough(min_valid, min_members) and len(kept) >= min_members else []
+
+
+def rewards_vary(kept: Sequence[tuple[Rollout, Score]]) -> bool:
+    """Whether not all rewards are the same, whatever their mean: else comparing answers teaches nothing."""
+    return len({float(score) for _, score in kept}) > 1
 
 
 def _turn_rewards(rollout: Rollout, score: Score) -> tuple[float, ...]:

@@ -148,7 +148,10 @@ class Selection:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken. Raises DataError when the tasks or their order are not the same."""
+        """Goes on where `state` was taken.
+
+        Raises DataError when the tasks or their order are not the same.
+        """
         self.tasks.restore(state["tasks"])
         self._cut = [asked_from_text(text, self.tasks.task) for text in state["cut"]]
         self._spare = [group_from_text(text, self.tasks.task) for text in state["spare"]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,16 +40,19 @@ class Supply:
         *,
         steps: int,
         one_step_off: bool,
+        refresh: Callable[[], None] = lambda: None,
         on_progress: OnProgress = lambda done, total: None,
     ) -> None:
         """
         Args:
             steps: of the whole run; nothing is played beyond them.
+            refresh: called before the groups of a step are begun, while nothing is being played.
             on_progress: called with (scored, total) while `step` plays.
         """
         self._selection = selection
         self._steps = steps
         self._one_step_off = one_step_off
+        self._refresh = refresh
         self._on_progress = on_progress
         self._ahead: _Ahead | None = None
 
@@ -60,15 +63,20 @@ class Supply:
             supplied = self._ahead.supplied
         else:
             release_threads()  # the engine's turn
+            self._refresh()
             supplied = background.run(self._selection.play(step, self._on_progress))
         self._ahead = None
         if self._one_step_off and step + 1 < self._steps:
+            self._refresh()
             playing = background.run(_begun(self._selection.play(step + 1)))
             self._ahead = _Ahead(step + 1, playing)
         return supplied
 
     def wait(self) -> None:
-        """Returns when nothing is being played: before weights are written. Raises what the playing raised."""
+        """Returns when nothing is being played, so that weights may be written.
+
+        Raises EngineError when the engine died meanwhile.
+        """
         if self._ahead is None or self._ahead.playing is None:
             return
         began = time.perf_counter()
@@ -95,10 +103,16 @@ class Supply:
             }
         return state
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken. Raises DataError when the tasks or their order are not the same."""
-        self._selection.restore(state)
+    def restore(self, state: dict[str, Any], *, is_fork: bool = False) -> None:
+        """Goes on where `state` was taken; in a fork, which plays by its own rules, with the tasks only.
+
+        Raises DataError when the tasks or their order are not the same.
+        """
         self._ahead = None
+        if is_fork:
+            self._selection.tasks.restore(state["tasks"])
+            return
+        self._selection.restore(state)
         if (ahead := state.get("ahead")) is not None:
             task = self._selection.tasks.task
             groups, set_aside = (

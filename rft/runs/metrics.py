@@ -6,7 +6,7 @@ leaves its range for the first time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -50,10 +50,31 @@ class Metric:
 METRICS = (
     Metric("reward/mean", "score", "mean reward of this step's scored rollouts"),
     Metric("reward/std", "score", "standard deviation of those rewards"),
+    Metric(
+        "reward/group_std",
+        "score",
+        "standard deviation of rewards within a group, mean of the groups: what advantages are made of",
+    ),
     Metric("reward/part/<name>", "score", "mean of one part of a composed reward"),
+    Metric("reward/part_std/<name>", "score", "standard deviation of that part; at 0 it teaches nothing"),
     Metric("heldout/mean", "score", "mean reward on held-out tasks: the number to judge a run by"),
     Metric("heldout/low", "score", "lower end of its 95 % interval"),
     Metric("heldout/high", "score", "upper end of its 95 % interval"),
+    Metric(
+        "heldout/gap",
+        "score",
+        "training reward of the last 10 steps less held-out reward. Training samples at rollout.temperature "
+        "and held-out answers at eval.temperature (greedy when unset), so a steady difference says little, "
+        "mostly below 0; one that grows is learning by heart",
+    ),
+    Metric(
+        "heldout/gap_in_std",
+        "std",
+        "that gap in standard deviations of the training rewards",
+        high=1,
+        action="training tasks are learned by heart, or the reward is gamed in a way that held-out tasks do "
+        "not allow; add tasks to data.train, stop earlier, or set algorithm.beta",
+    ),
     Metric(
         "groups/used",
         "groups",
@@ -72,8 +93,51 @@ METRICS = (
         high=0,
         action="evaluations fail; see fail/<kind>, and rollout.min_valid for how many members must be scored",
     ),
+    Metric(
+        "groups/refilled",
+        "groups",
+        "groups that taught nothing and were replaced by fresh ones; paid for, and not trained on",
+    ),
+    Metric(
+        "groups/missing",
+        "groups",
+        "groups that teach nothing and could not be replaced within rollout.refill_rounds",
+        high=0,
+        action="tasks are too easy or too hard; set data.curriculum, change the tasks, raise "
+        "rollout.group_size, or give partial credit",
+    ),
+    Metric("groups/cut", "groups", "groups begun and not needed, as others finished first"),
+    Metric(
+        "rollout/staleness",
+        "steps",
+        "how many steps the weights that sampled were behind those updated, mean",
+    ),
+    Metric(
+        "rollout/stale_frac",
+        "share",
+        "rollouts thrown away because they were older than rollout.max_staleness",
+        high=0.2,
+        action="work is done in vain; raise rollout.max_staleness, or lower rollout.oversample",
+    ),
+    Metric("curriculum/easy_frac", "share", "tasks asked so far that were last above data.curriculum.high"),
+    Metric("curriculum/hard_frac", "share", "tasks asked so far that were last below data.curriculum.low"),
+    Metric(
+        "curriculum/between_frac",
+        "share",
+        "tasks asked so far that were last neither: those that teach",
+        low=0.1,
+        action="hardly any task teaches any more; take harder or easier ones, or end the run",
+    ),
     Metric("rollout/tokens_per_s", "tokens/s", "sampled tokens per second of rollout"),
     Metric("rollout/length_mean", "tokens", "mean sampled tokens of a rollout"),
+    Metric("rollout/length_max", "tokens", "sampled tokens of the longest rollout"),
+    Metric(
+        "rollout/length_better",
+        "tokens",
+        "mean length of rollouts with more reward than their group's mean; above length_worse, training "
+        "makes answers longer",
+    ),
+    Metric("rollout/length_worse", "tokens", "mean length of rollouts with less reward than that"),
     Metric(
         "rollout/truncated_frac",
         "share",
@@ -133,6 +197,13 @@ METRICS = (
     ),
     Metric("golden/drifted", "cases", "golden cases with another score than expected: the service changed"),
     Metric("time/paused_s", "s", "evaluations held back because a service was away; ended pauses only"),
+    Metric(
+        "advantage/mean",
+        "",
+        "mean advantage of the trained tokens; above 0 the better answers are the longer ones",
+    ),
+    Metric("advantage/std", "", "standard deviation of those; near 0 there is next to nothing to learn from"),
+    Metric("advantage/max_abs", "", "the largest advantage, of either sign"),
     Metric("loss", "nats", "the loss as it was minimised; near zero by construction, no sign of quality"),
     Metric(
         "grad_norm",
@@ -171,6 +242,9 @@ METRICS = (
     ),
     Metric("mismatch/max_abs", "nats", "the largest such difference"),
     Metric(
+        "mismatch/weight_mean", "ratio", "mean weight of a token after that correction; 1 where none is made"
+    ),
+    Metric(
         "mismatch/masked_frac",
         "share",
         "tokens left out because engine and trainer disagree too much",
@@ -185,6 +259,14 @@ METRICS = (
         low=0.9,
         high=1.1,
         action="passes over one batch drift apart; lower algorithm.num_iterations or train.learning_rate",
+    ),
+    Metric(
+        "ratio/max",
+        "ratio",
+        "the largest such ratio of a token, or of a completion where algorithm.importance_level says so",
+        high=10,
+        action="a few tokens moved far in one update; lower train.learning_rate, algorithm.num_iterations or "
+        "algorithm.minibatches, or set algorithm.delta",
     ),
     Metric(
         "clip/low_frac",
@@ -211,13 +293,39 @@ METRICS = (
     Metric(
         "kl/reference", "nats/token", "KL of the policy from the starting model, which algorithm.beta weighs"
     ),
+    Metric("examples/token_accuracy", "share", "sft: tokens of the answers that the policy finds likeliest"),
+    Metric("examples/accuracy", "share", "dpo: pairs whose better answer has the higher implicit reward"),
+    Metric("examples/margin", "nats", "dpo, kto: implicit reward of good answers less that of bad ones"),
+    Metric("examples/good", "nats", "dpo, kto: implicit reward of good answers, beta times the log-ratio"),
+    Metric("examples/bad", "nats", "dpo, kto: implicit reward of bad answers"),
+    Metric("examples/good_logprob", "nats", "dpo, kto: log-probability of good answers, by the policy"),
+    Metric("examples/bad_logprob", "nats", "dpo, kto: log-probability of bad answers, by the policy"),
+    Metric(
+        "critic/explained_variance",
+        "share",
+        "of the returns' variance, what the critic foresaw: 1 is all, 0 no more than a constant would",
+        low=-0.5,
+        action="the critic misleads more than it helps; raise algorithm.critic.warmup_steps, or lower "
+        "algorithm.critic.learning_rate",
+    ),
+    Metric("critic/loss", "score^2", "half the squared error of the values, clipped"),
+    Metric(
+        "critic/clip_frac",
+        "share",
+        "values that moved too far in one update for their loss to have a gradient",
+        high=0.5,
+        action="the critic is held back; raise algorithm.critic.epsilon, or lower its learning_rate",
+    ),
+    Metric("critic/value_mean", "score", "mean value, before the update"),
+    Metric("critic/returns_mean", "score", "mean of what the values should have been"),
     Metric("update/steps", "steps", "optimizer steps taken"),
     Metric(
         "update/skipped",
         "steps",
-        "optimizer steps left out because the gradient was not finite",
+        "optimizer steps left out because the loss or the gradient was not finite",
         high=0,
-        action="the update is unstable; lower train.learning_rate or set model.dtype: float32",
+        action="the update is unstable; lower train.learning_rate or set model.dtype: float32; the batch is "
+        "in failed/, and train.max_bad_steps in a row stop the run",
     ),
     Metric("learning_rate", "", "the learning rate of this step, after the schedule"),
     Metric("time/rollout_s", "s", "sampling and scoring, overlapped"),
@@ -225,9 +333,10 @@ METRICS = (
     Metric("time/forward_s", "s", "of the update: forward passes"),
     Metric("time/backward_s", "s", "of the update: backward passes"),
     Metric("time/optimizer_s", "s", "of the update: clipping and the optimizer"),
+    Metric("time/waited_s", "s", "of the update before: waiting for these rollouts (rollout.one_step_off)"),
     Metric("time/publish_s", "s", "making the engine serve the new weights"),
     Metric("time/eval_s", "s", "held-out evaluation"),
-    Metric("time/checkpoint_s", "s", "writing a checkpoint"),
+    Metric("time/checkpoint_s", "s", "waiting for a checkpoint, which is written while the run goes on"),
     Metric("time/step_s", "s", "the whole step"),
     Metric("tokens/trained", "tokens", "sampled tokens that entered the loss"),
     Metric("memory/rss_gb", "GB", "main memory this process holds"),
@@ -252,6 +361,38 @@ def find_metric(key: str) -> Metric | None:
     return next((metric for prefix, metric in _FAMILIES.items() if key.startswith(prefix)), None)
 
 
+def in_order(keys: Iterable[str]) -> list[str]:
+    """Keys as the table has them, members of a family by name, a user's own last.
+
+    >>> in_order(["my/own", "loss", "fail/timeout", "fail/bug"])
+    ['fail/bug', 'fail/timeout', 'loss', 'my/own']
+    """
+    place = {metric.key: number for number, metric in enumerate(METRICS)}
+
+    def where(key: str) -> tuple[int, str]:
+        metric = find_metric(key)
+        return (len(place) if metric is None else place[metric.key], key)
+
+    return sorted(keys, key=where)
+
+
+def warnings(rows: Sequence[Mapping[str, float | None]]) -> list[str]:
+    """What left its healthy range in a run: how often, when last, what it means and what to set.
+
+    Args:
+        rows: of metrics.jsonl, oldest first.
+    """
+    outside: dict[str, list[Mapping[str, float | None]]] = {}
+    for row in rows:
+        for key in out_of_range(row):
+            outside.setdefault(key, []).append(row)
+    return [
+        f"{_shown(key, found[-1][key])} at step {found[-1]['step']}, and outside in {len(found)} of "
+        f"{sum(key in row for row in rows)} steps: {_known(key).action}"
+        for key, found in ((key, outside[key]) for key in in_order(outside))
+    ]
+
+
 def out_of_range(values: Mapping[str, float | None]) -> dict[str, str]:
     """For each key outside its healthy range: what it is, and what to do.
 
@@ -263,6 +404,16 @@ def out_of_range(values: Mapping[str, float | None]) -> dict[str, str]:
         metric = find_metric(key)
         if metric is None or not metric.range or metric.healthy(value):
             continue
-        shown = "not a finite number" if value is None or value != value else f"{value:g}"
-        found[key] = f"{key} is {shown} (healthy: {metric.range}): {metric.action}"
+        found[key] = f"{_shown(key, value)}: {metric.action}"
     return found
+
+
+def _shown(key: str, value: float | None) -> str:
+    shown = "not a finite number" if value is None or value != value else f"{value:g}"
+    return f"{key} is {shown} (healthy: {_known(key).range})"
+
+
+def _known(key: str) -> Metric:
+    metric = find_metric(key)
+    assert metric is not None, f"{key} has no row"
+    return metric

@@ -22,7 +22,7 @@ def tasks(n):
 
 def make(n, *, seed=0, low=0.1, high=0.9, keep=0.25, reward_range=(0.0, 1.0)):
     spec = CurriculumSpec(low=low, high=high, keep=keep)
-    return Curriculum(TaskOrder(tasks(n), seed=seed), spec, reward_range=reward_range, seed=seed)
+    return Curriculum(TaskOrder(tasks(n), seed=seed), spec, reward_range, seed=seed)
 
 
 def judged(task, *rewards):
