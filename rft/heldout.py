@@ -10,6 +10,7 @@ from typing import Any
 
 from rft.process import peak_rss_gb
 from rft.runs.folder import RunFolder
+from rft.runs.metrics import warnings
 from rft.runs.rollouts import read_rollouts
 from rft.runs.summary import Answer, Summary
 from rft.stats import Estimate, mean_interval, paired_difference
@@ -22,6 +23,8 @@ class Judged:
     """One held-out evaluation, as the rows of its Parquet file."""
 
     rows: Sequence[Mapping[str, Any]]
+    seconds: float | None = None
+    """What it took; None for one that is read back."""
 
     @classmethod
     def stored(cls, run: RunFolder) -> list[Judged]:
@@ -44,10 +47,14 @@ class Judged:
 
     def metrics(self) -> dict[str, float]:
         """The estimate under the names of `rft/runs/metrics.py`."""
-        estimate = self.estimate
-        if estimate is None:
-            return {}
-        return {"heldout/mean": estimate.mean, "heldout/low": estimate.low, "heldout/high": estimate.high}
+        metrics = {} if self.seconds is None else {"time/eval_s": self.seconds}
+        if (estimate := self.estimate) is not None:
+            metrics |= {
+                "heldout/mean": estimate.mean,
+                "heldout/low": estimate.low,
+                "heldout/high": estimate.high,
+            }
+        return metrics
 
 
 def summarise(run: RunFolder, steps: int, seconds: float, before: Judged, after: Judged) -> Summary:
@@ -69,6 +76,7 @@ def summarise(run: RunFolder, steps: int, seconds: float, before: Judged, after:
         heldout_before=before.estimate,
         heldout_after=after.estimate,
         difference=difference,
+        warnings=warnings(run.metrics()),
         answers=[
             Answer(
                 prompt=_asked(earlier[name]["prompt"]),

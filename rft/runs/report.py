@@ -13,7 +13,7 @@ from rich.text import Text
 from rft.errors import RunError
 from rft.runs.checkpoint import checkpoints
 from rft.runs.folder import RunFolder
-from rft.runs.metrics import METRICS, Metric, find_metric
+from rft.runs.metrics import METRICS, Metric, find_metric, in_order
 from rft.runs.view import sparkline
 
 _SPARK = 20
@@ -85,39 +85,46 @@ def run_page(run: RunFolder, facts: Mapping[str, Any]) -> Group:
 
 
 def describe_metrics(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """The table of metrics; with a run's rows, only the keys it has, each with its first and last value."""
+    """The table of metrics; with a run's rows, only the keys it has, each with its values.
+
+    `healthy` is that of the last value, None where every number is; `outside` counts the steps that were not.
+    """
     if rows is None:
         return [asdict(metric) for metric in METRICS]
-    keys = dict.fromkeys(key for row in rows for key in row if key != "step")
     found = []
-    for key in keys:
+    for key in in_order({key for row in rows for key in row if key != "step"}):
         metric = find_metric(key) or Metric(key, "", "")
         values = [row[key] for row in rows if key in row]
+        outside = [value for value in values if metric.range and not metric.healthy(value)]
         found.append(
             {
                 **asdict(metric),
                 "key": key,
-                "first": values[0],
+                "values": values,
                 "last": values[-1],
                 "healthy": metric.healthy(values[-1]) if metric.range else None,
+                "outside": len(outside),
             }
         )
     return found
 
 
 def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
-    """`rft runs metrics`. A value outside its range is followed by what to do."""
+    """`rft runs metrics`. A last value outside its range is marked, and followed by what to do."""
     with_values = any("last" in metric for metric in metrics)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("metric", *(("first", "last") if with_values else ()), "unit", "healthy"):
+    for column in (*(("", "metric", "last", "trend") if with_values else ("metric",)), "unit", "healthy"):
         table.add_column(column, no_wrap=True)
     table.add_column("meaning", overflow="fold")
     for metric in metrics:
-        values = [_number(metric["first"]), _number(metric["last"])] if with_values else []
         healthy = Metric(metric["key"], "", "", metric["low"], metric["high"]).range
         bad = metric.get("healthy") is False
-        meaning = metric["action"] if bad else metric["meaning"]
-        cells = (metric["key"], *values, metric["unit"], healthy, meaning)
+        cells = [metric["key"], metric["unit"], healthy, metric["action"] if bad else metric["meaning"]]
+        if with_values:
+            known = [value for value in metric["values"] if value is not None]
+            cells[:1] = ["!" if bad else "", metric["key"], _number(metric["last"]), sparkline(known, _SPARK)]
+            if metric["outside"] and not bad:
+                cells[-1] += f" (outside in {metric['outside']} of {len(metric['values'])} steps)"
         table.add_row(*map(Text, cells), style="red" if bad else "")
     return table
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rft.errors import UserError
-from rft.recipe.schema.train import TrackerName
+from rft.recipe.schema import TrackerName
 from rft.runs.summary import markdown_cell
 
 COLUMNS = ("prompt", "answer", "reward", "reason")

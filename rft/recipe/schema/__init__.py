@@ -21,7 +21,7 @@ from rft.recipe.schema.recipe import Recipe
 from rft.recipe.schema.rollout import RolloutSpec
 from rft.recipe.schema.scoring import EvalSpec, EvaluatorUse, ScoringSpec
 from rft.recipe.schema.section import Section, Use
-from rft.recipe.schema.train import CheckpointSpec, OptimizerSpec, TrackingSpec, TrainSpec
+from rft.recipe.schema.train import CheckpointSpec, OptimizerSpec, TrackerName, TrackingSpec, TrainSpec
 
 __all__ = [
     "ANSWERS",
@@ -46,6 +46,7 @@ __all__ = [
     "Section",
     "ServeSpec",
     "SourceSpec",
+    "TrackerName",
     "TrackingSpec",
     "TrainSpec",
     "Use",
