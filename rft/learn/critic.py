@@ -94,6 +94,11 @@ class Critic(nn.Module):
                 parameter.copy_(state["parameters"][name])
 
 
+def build_critic(policy: nn.Module, algorithm: AlgorithmSpec, train: TrainSpec) -> Critic | None:
+    """The critic a recipe asks for; see `Critic`."""
+    return Critic(policy, algorithm, train) if algorithm.kind == "ppo" else None
+
+
 def trunk_states(trunk: Any, row: MicroBatch) -> Tensor:
     """Hidden states of a row's tokens, [T, D], as the output layer sees them."""
     states_TD: Tensor = trunk(**forward_inputs(trunk, row)).last_hidden_state[0]

@@ -196,7 +196,7 @@ class Updater:
             or (self.critic is not None and batch.values_N is None)
         ):
             raise ValueError("the batch was not measured: pass it through Updater.measure first")
-        if self.critic is not None and batch.returns_N is None:
+        if self.critic is not None and batch.num_tokens and batch.returns_N is None:
             raise ValueError("the batch has no returns: pass it through assign_credit first")
         stats = UpdateStats(forward_s=self._measured_s)
         algorithm = self._algorithm

@@ -98,6 +98,7 @@ def needed_memory_gb(
     kv_cache_gb: float = 0.0,
     shared: bool = True,
     reference: bool = False,
+    critic: bool = False,
 ) -> MemoryNeed:
     """What training `num_params` parameters beside their engine takes.
 
@@ -110,11 +111,13 @@ def needed_memory_gb(
         kv_cache_gb: the engine's cache.
         shared: whether the engine may read the trainer's weights; it can when the dtypes are equal.
         reference: a frozen copy of the model beside it, for a KL term.
+        critic: a value model of its own, trained as the policy is; an adapter's shares the policy's base.
     """
-    trained_gb = (adapter_params or num_params) / _GB
+    trained_gb = (adapter_params or num_params) / _GB * (2 if critic else 1)
     trained_bytes = 4 if adapter_params else BYTES_PER_VALUE[train_dtype]
     shared = shared and engine_dtype == train_dtype
-    weights_gb = num_params * BYTES_PER_VALUE[train_dtype] / _GB * (2 if reference else 1)
+    models = 1 + reference + (critic and not adapter_params)
+    weights_gb = num_params * BYTES_PER_VALUE[train_dtype] / _GB * models
     return MemoryNeed(
         weights=weights_gb + (4 * trained_gb if adapter_params else 0.0),
         gradients=trained_gb * trained_bytes,

@@ -106,3 +106,15 @@ def test_a_reference_and_an_engine_of_its_own_are_counted():
     common = {"train_dtype": "float32", "engine_dtype": "float32"}
     assert needed_memory_gb(10**9, **common, reference=True).weights == 8.0
     assert needed_memory_gb(10**9, **common, shared=False).engine_weights == 4.0
+
+
+def test_a_critic_of_its_own_is_a_second_model_or_a_second_adapter():
+    half = {"train_dtype": "bfloat16", "engine_dtype": "bfloat16"}
+    alone, beside = (needed_memory_gb(10**9, **half, critic=critic) for critic in (False, True))
+    assert beside.weights == 2 * alone.weights == 4.0
+    assert beside.gradients == 2 * alone.gradients
+    assert beside.optimizer == 2 * alone.optimizer
+    assert beside.master_weights == 2 * alone.master_weights
+    adapter = needed_memory_gb(10**9, **half, adapter_params=10**7, critic=True)
+    assert adapter.weights == pytest.approx(2.0 + 2 * 0.04)
+    assert adapter.gradients == pytest.approx(2 * 0.04)
