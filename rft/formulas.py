@@ -50,7 +50,7 @@ def wrong_formulas(
         yield Problem("algorithm.advantage", told)
 
 
-def credit_of(algorithm: AlgorithmSpec, evaluator: Evaluator) -> Credit | None:
+def credit_of(algorithm: AlgorithmSpec, evaluator: Evaluator | None) -> Credit | None:
     """What `assign_credit` is told beside the algorithm; None where that says it all.
 
     Raises RecipeError for what `wrong_formulas` finds.

@@ -1,7 +1,7 @@
 """What an evaluator would do to a model: its verdict on each answer, and where training would push it.
 
 The advantages are those of training: who is left out is decided by `rft.learn.batch`, credit by
-`rft.learn.advantage`, and nothing is computed a second way. Both need torch; without it scores and reasons
+`rft.learn.credit`, and nothing is computed a second way. Both need torch; without it scores and reasons
 are shown and advantages are not.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rft.errors import UserError
 from rft.evaluator import Evaluator
 from rft.recipe.schema import AlgorithmSpec, Recipe, RolloutSpec
 from rft.scoring.groups import score_groups
-from rft.types import Group, Rollout, Score
+from rft.types import Group, Rollout, Score, Turn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -129,7 +129,8 @@ def preview(
     if not rollouts:
         raise UserError("there are no rollouts to score; `sample` makes some, `load_rollouts` reads a run's")
     name = getattr(evaluator, "name", "") or getattr(evaluator, "__name__", type(evaluator).__name__)
-    return weighed(name, score_groups(evaluator, rollouts), recipe)
+    made = evaluator if isinstance(evaluator, Evaluator) else None
+    return weighed(name, score_groups(evaluator, rollouts), recipe, made)
 
 
 def diff(
@@ -143,8 +144,15 @@ def diff(
     return Diff(preview(old, rollouts, recipe=recipe), preview(new, rollouts, recipe=recipe))
 
 
-def weighed(evaluator: str, groups: Sequence[Group], recipe: Recipe | None = None) -> Preview:
-    """Scored groups with the advantages that training would give their members."""
+def weighed(
+    name: str, groups: Sequence[Group], recipe: Recipe | None = None, evaluator: Evaluator | None = None
+) -> Preview:
+    """Scored groups with the advantages that training would give their members.
+
+    Args:
+        name: the evaluator's.
+        evaluator: itself, for credit that takes weights from it.
+    """
     if importlib.util.find_spec("torch") is None:
         rows = [
             [
@@ -153,37 +161,62 @@ def weighed(evaluator: str, groups: Sequence[Group], recipe: Recipe | None = Non
             ]
             for group in groups
         ]
-        return Preview(evaluator, rows, NO_TORCH)
+        return Preview(name, rows, NO_TORCH)
     sampling = recipe.rollout if recipe else RolloutSpec()
     rows = [
         [
             Row(rollout, score, advantage, _left_out(rollout, score, sampling) if advantage is None else None)
             for rollout, score, advantage in zip(group.rollouts, group.scores, advantages_G, strict=True)
         ]
-        for group, advantages_G in zip(groups, advantages(groups, recipe), strict=True)
+        for group, advantages_G in zip(groups, advantages(groups, recipe, evaluator), strict=True)
     ]
-    return Preview(evaluator, rows)
+    return Preview(name, rows)
 
 
-def advantages(groups: Sequence[Group], recipe: Recipe | None = None) -> list[list[float | None]]:
+def advantages(
+    groups: Sequence[Group], recipe: Recipe | None = None, evaluator: Evaluator | None = None
+) -> list[list[float | None]]:
     """What training would give each member if these groups were one step's batch; None for one left out.
 
-    Needs torch.
+    One number for each answer: credit by turns and a KL penalty are left aside, and so is PPO's critic, in
+    whose place answers are compared with each other. Needs torch.
     """
-    import torch
-
-    from rft.learn.advantage import group_advantages
-    from rft.learn.batch import kept_members
+    from rft.formulas import credit_of
+    from rft.learn.batch import to_batch
+    from rft.learn.credit import assign_credit
 
     sampling = recipe.rollout if recipe else RolloutSpec()
-    scale = (recipe.algorithm if recipe else AlgorithmSpec()).scale_rewards
-    members = [kept_members(group, sampling.truncated == "mask", sampling.min_valid) for group in groups]
-    used = [kept for kept in members if kept]
-    rewards_S = torch.tensor([float(score) for kept in used for _, score in kept], dtype=torch.float32)
-    group_S = torch.tensor([number for number, kept in enumerate(used) for _ in kept], dtype=torch.long)
-    values = iter(group_advantages(rewards_S, group_S, scale).tolist())
-    by_member = {id(rollout): next(values) for kept in used for rollout, _ in kept}
-    return [[by_member.get(id(rollout)) for rollout in group.rollouts] for group in groups]
+    algorithm = (recipe.algorithm if recipe else AlgorithmSpec()).model_copy(
+        update={"turn_credit": "rollout", "beta": 0.0}
+    )
+    if algorithm.kind == "ppo":
+        algorithm = algorithm.model_copy(update={"kind": "grpo"})
+    batch = to_batch(
+        [_with_tokens(group) for group in groups],
+        mask_truncated=sampling.truncated == "mask",
+        min_valid=sampling.min_valid,
+        min_members=algorithm.min_members,
+    )
+    batch = assign_credit(batch, algorithm, credit_of(algorithm, evaluator))
+    # All tokens of an answer have the same, unless credit of one's own tells them apart; then their first's.
+    by_member = {one.rollout_id: batch.advantages_N[one.start].item() for one in batch.sequences}
+    return [[by_member.get(name) for name in _names(group)] for group in groups]
+
+
+def _with_tokens(group: Group) -> Group:
+    """The group with a token where a rollout has none, and its members named apart."""
+    token = Turn(context_ids=(0,), token_ids=(0,), logprobs=(0.0,), finish_reason="stop")
+    rollouts = [
+        replace(rollout, id=name, rewards=(), turns=rollout.turns if rollout.num_tokens else (token,))
+        for name, rollout in zip(_names(group), group.rollouts, strict=True)
+    ]
+    return replace(
+        group, rollouts=rollouts, scores=[score.stamped(turn_values=None) for score in group.scores]
+    )
+
+
+def _names(group: Group) -> list[str]:
+    return [f"{id(group)}/{index}" for index in range(len(group.rollouts))]
 
 
 def _without_advantages(group: Group) -> list[Row]:

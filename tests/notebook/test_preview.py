@@ -6,6 +6,7 @@ import asyncio
 import html
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,22 @@ def test_advantages_are_those_of_the_training_batch(scale, mask_truncated):
     }
     assert shown == wanted
     assert torch.isfinite(batch.advantages_N).all() and ("b/0" in shown) is not mask_truncated
+
+
+def test_advantages_take_the_weights_of_a_composed_evaluator():
+    weighted = Weighted(number=number, brief=Part(Length(max=1), weight=-9.0))
+    rollouts = answers("a", "1", "22")
+    shown = preview(weighted, rollouts, recipe=recipe(algorithm={"advantage": "gdpo"})).groups[0]
+    alike = preview(number, rollouts, recipe=recipe(algorithm={"advantage": "gdpo"})).groups[0]
+    assert [row.push for row in shown] == [row.push for row in alike]
+
+
+@pytest.mark.parametrize("turns", [(), None])
+def test_answers_without_tokens_have_advantages_too(turns):
+    rollouts = [replace(one, turns=one.turns if turns is None else turns) for one in answers("a", "1", "2")]
+    for advantage in ("group", "rloo", "reinforce_pp", "max_rl"):
+        shown = preview(number, rollouts, recipe=recipe(algorithm={"advantage": advantage})).groups[0]
+        assert {row.push for row in shown} == {"up", "down"}
 
 
 def test_a_recipe_decides_who_is_left_out_and_why_is_said():
