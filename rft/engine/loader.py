@@ -13,10 +13,11 @@ from torch import nn
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-from rft.engine.plain import plain_linear, turn_feed_forward
+from rft.engine.plain import plain_head, plain_linear, turn_feed_forward
 
 PLAIN = "rft_plain"
 
@@ -43,6 +44,6 @@ class PlainModelLoader(DefaultModelLoader):
         model = super().load_model(vllm_config, model_config, prefix)
         for module in model.modules():
             if hasattr(module, "cpu_linear"):
-                module.cpu_linear = plain_linear
+                module.cpu_linear = plain_head if isinstance(module, VocabParallelEmbedding) else plain_linear
         turn_feed_forward(model)
         return model

@@ -101,7 +101,11 @@ def open_engine(
 
         lora.install()
     if current_platform.is_cpu():
+        from rft.engine import norm
+
+        norm.install()
         args |= {
+            "ir_op_priority": norm.PRIORITY,
             "enforce_eager": True,  # compiling costs two minutes at start and gains a third in decoding
             "block_size": _BLOCK,
             # A seeded request whose prompt is split crashes vLLM's CPU sampler; so prompts stay whole.

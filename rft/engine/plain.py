@@ -20,6 +20,8 @@ from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMetho
 
 _FEW_ROWS = 16
 """Up to so many bfloat16 rows, turning a product's result back costs less than turning the weight."""
+_HEAD_ROWS, _PIECE = 96, 4096
+"""The same for the vocabulary, which is turned back so many columns at a time."""
 _TURNED_ROWS = {torch.bfloat16: 128, torch.float32: 16}
 """Up to so many rows a feed-forward layer's second product has the weight on the left as well."""
 _LEAST_ROWS = {torch.bfloat16: 2, torch.float32: 8}
@@ -32,6 +34,20 @@ def plain_linear(x_MK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tens
         out_MN = _turned_back(torch.mm(weight_NK, x_MK.t()))
         return out_MN if bias_N is None else out_MN.add_(bias_N)
     return F.linear(x_MK, weight_NK, bias_N)
+
+
+def plain_head(x_MD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+    """The vocabulary's logits, [M, V]: for few bfloat16 rows in float32, as the sampler wants them anyway.
+
+    Turned back in pieces that stay in the cache.
+    """
+    if x_MD.dtype != torch.bfloat16 or not 1 < x_MD.shape[0] <= _HEAD_ROWS or bias_V is not None:
+        return plain_linear(x_MD, weight_VD, bias_V)
+    turned_VM = torch.mm(weight_VD, x_MD.t())
+    logits_MV = x_MD.new_empty(x_MD.shape[0], weight_VD.shape[0], dtype=torch.float32)
+    for piece_MC, turned_CM in zip(logits_MV.split(_PIECE, 1), turned_VM.split(_PIECE), strict=True):
+        piece_MC.copy_(turned_CM.t())
+    return logits_MV
 
 
 def turn_feed_forward(model: nn.Module) -> int:

@@ -28,6 +28,19 @@ def test_plain_linear_is_a_linear_layer(dtype, bias, shape):
     )
 
 
+@pytest.mark.parametrize("rows", [1, 2, 96, 97])
+def test_the_head_gives_logits_of_every_word_in_order(rows):
+    from rft.engine.plain import plain_head
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 48, generator=generator).bfloat16()
+    weight = torch.randn(9000, 48, generator=generator).bfloat16()  # three pieces, the last one shorter
+    logits = plain_head(x, weight, None)
+    assert logits.is_contiguous() and logits.shape == (rows, 9000)
+    exact = F.linear(x.double(), weight.double())
+    torch.testing.assert_close(logits.double(), exact, rtol=0.02, atol=0.2)
+
+
 def _layers(engine):
     return [layer for layer in engine.model.modules() if hasattr(layer, "gate_up_proj")]
 
