@@ -52,6 +52,13 @@ def write(tmp_path):
         ("kl: {corrected: true, place: reward}", "algorithm.kl.corrected", "is for kl.place: loss"),
         ("entropy: {coef: 2, target: 1}", "algorithm.entropy.coef", "starts above coef_max"),
         ("mismatch: {mode: icepop, clip_min: 4}", "algorithm.mismatch.clip_min", "must be below clip_max"),
+        ("critic: {lam: 1}", "algorithm.critic", "is for kind: ppo"),
+        (
+            "kind: ppo, critic: {warmup_steps: 100}",
+            "algorithm.critic.warmup_steps",
+            "leaves none of train.steps (100) for the policy",
+        ),
+        ("kind: ppo, critic: {kind: model, coef: 1}", "algorithm.critic.coef", "shares no trunk"),
     ],
 )
 def test_what_cannot_be_is_told_at_its_key(write, algorithm, path, said):
@@ -82,3 +89,10 @@ def test_a_loss_in_a_file_is_looked_for_when_the_recipe_is_checked(write, tmp_pa
     assert "did you mean 'bold'?" in problems["algorithm.loss_type"]
     problems = {one.path for one in check_recipe(write("loss_type: './mine.py:bold'")).problems}
     assert "algorithm.loss_type" not in problems
+
+
+def test_a_critic_needs_no_second_answer(write):
+    path = write("kind: ppo")
+    algorithm = load_recipe(path, ["rollout.group_size=1"]).algorithm
+    assert algorithm.min_members == 1
+    assert algorithm.trains_constant

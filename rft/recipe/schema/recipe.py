@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from rft.recipe.schema.algorithm import CLIPPED_LOSSES, LOSS_ARGS, AlgorithmSpec
+from rft.recipe.schema.algorithm import CLIPPED_LOSSES, LOSS_ARGS, AlgorithmSpec, CriticSpec
 from rft.recipe.schema.data import DataSpec, SourceSpec
 from rft.recipe.schema.engine import EngineSpec, ServeSpec
 from rft.recipe.schema.model import ModelSpec
@@ -70,6 +70,8 @@ class Recipe(Section):
             yield "rollout.group_size", f"must be at least {least}: answers to one prompt are compared"
         yield from _credit(self.algorithm)
         yield from _loss(self.algorithm)
+        yield from _supply(self.rollout, self.algorithm)
+        yield from _critic(self.algorithm, self.train.steps)
         if self.engine.publish == "adapter" and self.model.adapter is None:
             yield "engine.publish", "is adapter, which needs model.adapter; set it, or take auto"
         if self.eval.samples > 1 and self.eval.temperature == 0:
@@ -119,6 +121,32 @@ def _credit(algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:
         yield "algorithm.turn_credit", f"turn has no meaning with {path}: {advantage}"
     if algorithm.beta > 0.0 and algorithm.kl.place == "reward" and advantage in ("gdpo", "max_rl"):
         yield "algorithm.kl.place", f"reward has no meaning with {path}: {advantage}; take loss"
+
+
+def _critic(algorithm: AlgorithmSpec, steps: int) -> Iterator[tuple[str, str]]:
+    """A critic that nobody asks, and a policy that never moves."""
+    critic, unset = algorithm.critic, CriticSpec()
+    if algorithm.kind == "grpo" and critic != unset:
+        yield "algorithm.critic", "is for kind: ppo"
+    if algorithm.kind == "ppo" and critic.warmup_steps >= steps:
+        yield "algorithm.critic.warmup_steps", f"leaves none of train.steps ({steps}) for the policy"
+    if critic.kind == "model" and critic.coef != unset.coef:
+        yield "algorithm.critic.coef", "means nothing for a model of its own, which shares no trunk"
+
+
+def _supply(rollout: RolloutSpec, algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:
+    """What decides which groups a step gets, and does not go together."""
+    if rollout.refill_rounds and algorithm.examples is None and not algorithm.compares_answers:
+        yield "rollout.refill_rounds", "replaces groups that teach nothing, but with this credit all teach"
+    if rollout.keep_partial and rollout.oversample == 1.0:
+        yield "rollout.keep_partial", "has nothing to keep; set rollout.oversample above 1"
+    if rollout.keep_partial and rollout.one_step_off and rollout.max_staleness < 2:
+        yield "rollout.max_staleness", "must be at least 2: what is kept is one step older than one step off"
+    if rollout.lockstep and rollout.oversample > 1.0:
+        yield "rollout.lockstep", "keeps runs the same, but over-sampling goes by who is first; set one of them"
+    if (rollout.keep_partial or rollout.one_step_off) and algorithm.mismatch.mode == "off":
+        older = "one_step_off" if rollout.one_step_off else "keep_partial"
+        yield "algorithm.mismatch.mode", f"must not be off: rollout.{older} trains on what older weights sampled"
 
 
 def _loss(algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:
