@@ -67,9 +67,9 @@ class LossConfig:
     corrects_itself: bool = False
     """The surrogate applies the mismatch correction itself, so it must not be applied again."""
     ratio_min: float = 0.8
-    """Where a falling ratio policy / old is clipped."""
+    """Where a falling ratio policy / old is clipped; 0 where the loss type does not."""
     ratio_max: float = 1.2
-    """Where a rising one is."""
+    """Where a rising one is; infinite where the loss type does not."""
     delta: float | None = None
     dual_clip: float | None = None
     importance_level: Literal["token", "sequence"] = "token"

@@ -8,7 +8,7 @@ from torch import Tensor
 from rft.learn.batch import Batch
 from rft.learn.kl import kl_estimate
 from rft.learn.loss import LossConfig, LossInputs, log_ratios
-from rft.learn.mismatch import correction_weights, importance_ratios
+from rft.learn.mismatch import correction_weights, importance_ratios, off_policy_kept
 from rft.learn.segments import first_of_each
 from rft.learn.value_loss import clipped_value_loss, explained_variance, value_clip_frac
 from rft.recipe.schema import MismatchSpec
@@ -18,8 +18,7 @@ def ratio_metrics(ratio_N: Tensor, advantages_N: Tensor, config: LossConfig) -> 
     """How far the policy moved within the update, and how many tokens stood beyond the clip's bounds.
 
     Args:
-        ratio_N: policy / old at the loss's importance level. Bounds are those of the clipped surrogate; a
-            loss type that weighs softly has no gradient taken away there.
+        ratio_N: policy / old at the loss's importance level.
     """
     low_N = (ratio_N < config.ratio_min) & (advantages_N < 0)
     high_N = (ratio_N > config.ratio_max) & (advantages_N > 0)
@@ -87,6 +86,7 @@ class Seen:
         self._old: list[Tensor] = []
         self._ratio: list[Tensor] = []
         self._entropy: list[Tensor] = []
+        self._kept: list[Tensor] = []
         self._values: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
@@ -97,6 +97,10 @@ class Seen:
         self._old.append(inputs.old_logprobs_N.cpu())
         self._ratio.append(log_ratios(inputs, config.importance_level).exp().cpu())
         self._entropy.append(inputs.entropy_N.detach().cpu())
+        threshold = config.mismatch.off_policy_threshold
+        if threshold is not None:
+            policy_M, _, sampler_M, advantages_M, sequence_M, *_ = inputs
+            self._kept.append(off_policy_kept(policy_M, sampler_M, advantages_M, sequence_M, threshold).cpu())
 
     def add_values(self, index_M: Tensor, values_M: Tensor) -> None:
         """Of the critic."""
@@ -124,6 +128,8 @@ class Seen:
             config.mismatch,
         )
         out["entropy"] = torch.cat(self._entropy).mean().item()
+        if self._kept:
+            out["off_policy_dropped"] = 1.0 - torch.cat(self._kept).float().mean().item()
         if batch.ref_logprobs_N is not None:
             out["ref_kl"] = kl_estimate(policy_K, batch.ref_logprobs_N[index_K], "k3").mean().item()
         return out

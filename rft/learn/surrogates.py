@@ -146,11 +146,13 @@ def loss_type(algorithm: AlgorithmSpec, own: Surrogate | None = None) -> LossTyp
 def loss_config(algorithm: AlgorithmSpec, kind: LossType) -> LossConfig:
     """What the loss needs of the recipe."""
     epsilon_high = algorithm.epsilon if algorithm.epsilon_high is None else algorithm.epsilon_high
+    bounds = {"cispo": (0.0, epsilon_high), "sapo": (0.0, math.inf), "vespo": (0.0, math.inf)}
+    ratio_min, ratio_max = bounds.get(algorithm.loss_type, (1.0 - algorithm.epsilon, 1.0 + epsilon_high))
     return LossConfig(
         surrogate=kind.surrogate,
         corrects_itself=kind.corrects_itself,
-        ratio_min=1.0 - algorithm.epsilon,
-        ratio_max=epsilon_high + (0.0 if algorithm.loss_type == "cispo" else 1.0),
+        ratio_min=ratio_min,
+        ratio_max=ratio_max,
         delta=algorithm.delta,
         dual_clip=algorithm.dual_clip,
         importance_level=algorithm.importance_level,

@@ -209,6 +209,8 @@ class Updater:
                 self._step(batch, members, stats, seen, writing)
         stats.loss /= max(1, algorithm.num_iterations * len(minibatches))
         stats.metrics = seen.metrics(batch, self._config, algorithm.critic.epsilon)
+        if self.entropy_bonus.enabled:
+            stats.metrics["entropy_coef"] = self.entropy_bonus.coef
         if self.reference is not None:
             self.reference.follow()
         self._updates += 1

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from learn_cases import group, rollout
 
-from rft.learn.loss import LossConfig
-from rft.learn.metrics import ratio_metrics, sampler_metrics
+from rft.learn.batch import to_batch
+from rft.learn.loss import LossConfig, LossInputs
+from rft.learn.metrics import Seen, ratio_metrics, sampler_metrics
 from rft.learn.surrogates import clipped
 from rft.recipe.schema import MismatchSpec
 
@@ -60,3 +62,17 @@ def test_without_a_correction_nothing_is_clipped():
 
 def test_a_sampler_that_says_nothing_is_not_measured():
     assert sampler_metrics(torch.zeros(3), torch.full((3,), math.nan), SEQUENCES, MismatchSpec()) == {}
+
+
+def test_tokens_left_out_as_off_policy_are_counted():
+    # Sequence 0 is bad and log 2 away on average; sequence 1 is good.
+    policy_N, sampler_N = torch.tensor([0.1, 0.1, 0.1]).log(), torch.tensor([0.2, 0.2, 0.2]).log()
+    advantages_N = torch.tensor([-1.0, -1.0, 1.0])
+    inputs = LossInputs(policy_N, policy_N, sampler_N, advantages_N, SEQUENCES, torch.zeros(3))
+    members = [rollout("g/0", ([1], [2, 3])), rollout("g/1", ([1], [4]))]
+    batch = to_batch([group("g", members, [0.0, 1.0])], mask_truncated=False, min_valid=1.0)
+    for threshold, dropped in ((0.7, 0.0), (0.69, 2 / 3)):
+        seen = Seen()
+        config = LossConfig(clipped, mismatch=MismatchSpec(off_policy_threshold=threshold))
+        seen.add(torch.arange(3), inputs, config)
+        assert seen.metrics(batch, config, None)["off_policy_dropped"] == pytest.approx(dropped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -139,6 +140,23 @@ def test_the_recipe_knows_every_loss_type_and_its_constants():
     for name, kind in LOSS_TYPES.items():
         constants = list(inspect.signature(kind.surrogate).parameters)[2:]
         assert tuple(constants) == LOSS_ARGS.get(name, ())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "bounds"),
+    [
+        ({"epsilon": 0.25}, (0.75, 1.25)),
+        ({"epsilon": 0.25, "epsilon_high": 0.5}, (0.75, 1.5)),
+        ({"loss_type": "cispo", "epsilon_high": 5.0}, (0.0, 5.0)),
+        ({"loss_type": "sapo"}, (0.0, math.inf)),
+        ({"loss_type": "vespo"}, (0.0, math.inf)),
+        ({"loss_type": "mine:loss", "epsilon": 0.25}, (0.75, 1.25)),
+    ],
+)
+def test_the_bounds_of_the_ratio(algorithm, bounds):
+    spec = AlgorithmSpec(**algorithm)
+    config = loss_config(spec, loss_type(spec, own=clipped))
+    assert (config.ratio_min, config.ratio_max) == bounds
 
 
 def test_a_normaliser_may_be_another_types():
