@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft import background
-from rft.assemble import score_with
 from rft.contestant import Contestant, open_model
 from rft.data.split import load_heldout
 from rft.engine.open import prepare_process
 from rft.errors import UserError
+from rft.judging import score_with
 from rft.recipe.resolve import resolve_evaluator
 from rft.recipe.schema import Recipe
 from rft.rollout.collect import collect
@@ -153,7 +153,13 @@ def _heldout(recipe: Recipe, requires: frozenset[str], tasks: int | None, view: 
             f"--tasks {wanted} is more than the {recipe.eval.tasks} tasks that training sets aside "
             "(eval.tasks); the others were trained on. Set data.eval to tasks of their own, or take fewer"
         )
-    heldout = load_heldout(recipe.data, num_heldout=wanted, seed=recipe.seed, requires=requires)
+    heldout = load_heldout(
+        recipe.data,
+        num_heldout=wanted,
+        seed=recipe.seed,
+        requires=requires,
+        answers=recipe.algorithm.examples,
+    )
     if len(heldout) < wanted:
         view.note(f"{len(heldout)} held-out tasks instead of {wanted}: there are no more")
     return heldout

@@ -27,8 +27,20 @@ from rft.recipe.draft import Draft
 from rft.recipe.load import draft_recipe
 from rft.recipe.problems import did_you_mean
 from rft.recipe.resolve import resolve_callable, resolve_environment, resolve_evaluator
-from rft.recipe.schema import AlgorithmSpec, EvaluatorUse, ModelSpec, Recipe, Section, SourceSpec, Use
+from rft.recipe.schema import (
+    AlgorithmSpec,
+    EvaluatorUse,
+    Examples,
+    ModelSpec,
+    Recipe,
+    Section,
+    SourceSpec,
+    TrackingSpec,
+    Use,
+)
+from rft.recipe.stages import stage_drafts
 from rft.runs.folder import RunFolder
+from rft.runs.tracker_kinds import KINDS
 
 PEEK_ROWS = 20
 
@@ -56,19 +68,35 @@ def check_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Report:
     """Checks a recipe without torch. Raises RecipeError only when there is no file to read."""
     draft, recipe = draft_recipe(source, overrides)
     notes: list[str] = []
+    stages = stage_drafts(draft)
+    for stage in stages:
+        _look_at(stage, notes)
+        stage.report_to(draft)
+    if not stages:
+        _look_at(draft, notes)
+    return Report(draft.source, recipe, tuple(draft.problems), tuple(dict.fromkeys(notes)))
+
+
+def _look_at(draft: Draft, notes: list[str]) -> None:
     evaluator = _evaluator(draft)
     _environment(draft)
+    algorithm = _part(draft, "algorithm", AlgorithmSpec)
+    answers = algorithm.examples if algorithm is not None else None
+    has_eval = _part(draft, "data.eval", SourceSpec) is not None
     for name in ("data.train", "data.eval"):
         spec = _part(draft, name, SourceSpec)
-        if spec is not None:
+        if spec is None:
+            continue
+        if name == "data.eval" or answers is None:
             _data(draft, name, spec, evaluator, notes)
-    algorithm = _part(draft, "algorithm", AlgorithmSpec)
-    if algorithm is not None:
+        else:  # the evaluator sees examples only where some of them are held out
+            _data(draft, name, spec, None if has_eval else evaluator, notes, answers)
+    if algorithm is not None and answers is None:
         draft.blame(list(wrong_formulas(algorithm, evaluator, draft.folder)))
     model = _part(draft, "model", ModelSpec)
     if model is not None:
         _model(draft, model, notes)
-    return Report(draft.source, recipe, tuple(draft.problems), tuple(notes))
+    _trackers(draft)
 
 
 def require_check(
@@ -149,12 +177,19 @@ def _environment(draft: Draft) -> None:
         draft.blame([Problem("environment.use", str(error))])
 
 
-def _data(draft: Draft, path: str, spec: SourceSpec, evaluator: Evaluator | None, notes: list[str]) -> None:
+def _data(
+    draft: Draft,
+    path: str,
+    spec: SourceSpec,
+    evaluator: Evaluator | None,
+    notes: list[str],
+    answers: Examples | None = None,
+) -> None:
     kind = kind_of(spec.source)
     try:
         if kind == "file":
             requires = evaluator.requires if evaluator is not None else frozenset()
-            load_tasks(spec, seed=0, requires=requires, limit=PEEK_ROWS)
+            load_tasks(spec, seed=0, requires=requires, limit=PEEK_ROWS, answers=answers)
             return
         if kind == "function":
             resolve_callable(spec.source, draft.folder)
@@ -177,6 +212,14 @@ def _model(draft: Draft, model: ModelSpec, notes: list[str]) -> None:
                 draft.blame([Problem(path, _no_file(file))])
         elif file is not None:
             notes.append(f"{path}: {file} is fetched when the run starts, unless it is cached")
+
+
+def _trackers(draft: Draft) -> None:
+    spec = _part(draft, "tracking", TrackingSpec)
+    for name in spec.to if spec is not None else ():
+        if find_spec(KINDS[name].package) is None:
+            told = f"{KINDS[name].package} is not installed: {KINDS[name].install}"
+            draft.blame([Problem("tracking.to", told, got=name)])
 
 
 def _no_file(text: str) -> str:

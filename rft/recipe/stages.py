@@ -37,13 +37,13 @@ class StageDraft(Draft):
         """Hands over the problems that only this stage has."""
         known = {(problem.path, problem.message) for problem in whole.problems}
         for problem in self.problems:
-            if (problem.path, problem.message) not in known:
-                line, words = (problem.line, problem.origin)
-                if problem.path not in self.origins:  # nothing the stage says of this key: name the stage
-                    line, words = whole.origin(self.place)
-                whole.problems.append(
-                    replace(problem, path=f"{self.place}.{problem.path}", line=line, origin=words)
-                )
+            path = f"{self.place}.{problem.path}"
+            if known & {(problem.path, problem.message), (path, problem.message)}:
+                continue
+            line, words = problem.line, problem.origin
+            if line is None and words is None:  # nobody says anything of this key: name the stage
+                line, words = whole.origin(self.place)
+            whole.problems.append(replace(problem, path=path, line=line, origin=words))
         self.problems.clear()
 
 
@@ -67,7 +67,6 @@ def stage_drafts(whole: Draft) -> list[StageDraft]:
         if not isinstance(stage, str | Mapping):
             continue  # the schema says so
         draft = StageDraft(whole.source, whole.folder, _laid_over(whole.data, stage), place=place)
-        below = {path: origin for path, origin in whole.origins.items() if not path.startswith("stages")}
         own = {
             path.removeprefix(f"{place}."): origin
             for path, origin in whole.origins.items()
@@ -77,6 +76,12 @@ def stage_drafts(whole: Draft) -> list[StageDraft]:
             own["algorithm"] = own["algorithm.kind"] = whole.origin(place)
         else:
             draft.problems += _misplaced(whole, stage, place)
+        # Text for a section stands for a key below it, of which the recipe's own line says nothing any more.
+        below = {
+            path: origin
+            for path, origin in whole.origins.items()
+            if path.rpartition(".")[0] not in own or path in own
+        }
         draft.origins = below | own
         found.append(draft)
     return found
