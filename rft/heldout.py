@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft.process import peak_rss_gb
+from rft.runs.checkpoint import best
 from rft.runs.folder import RunFolder
 from rft.runs.metrics import warnings
 from rft.runs.rollouts import read_rollouts
@@ -73,6 +74,7 @@ def summarise(run: RunFolder, steps: int, seconds: float, before: Judged, after:
         steps=steps,
         seconds=seconds,
         peak_rss_gb=peak_rss_gb(),
+        best=best(run),
         heldout_before=before.estimate,
         heldout_after=after.estimate,
         difference=difference,

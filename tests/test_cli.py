@@ -61,7 +61,7 @@ def training(monkeypatch):
             Estimate(0.4, 0.3, 0.5),
         )
 
-    monkeypatch.setitem(sys.modules, "rft.train", types.SimpleNamespace(train=train))
+    monkeypatch.setitem(sys.modules, "rft.stages", types.SimpleNamespace(run_recipe=train))
     return called
 
 
@@ -246,6 +246,7 @@ def test_json_leaves_stdout_to_one_line_whatever_training_prints(recipe, trainin
         "heldout_interval": [0.3, 0.5],
         "seconds": 12.0,
         "peak_rss_gb": 1.5,
+        "best": None,
     }
     assert shown.out.count("\n") == 1
     for text in ("python chatter", "C chatter", "a note", "held-out after"):
@@ -275,6 +276,21 @@ def test_resuming_refuses_a_recipe_beside_the_runs_own(stopped, training, capsys
     assert "override other.yaml" in capsys.readouterr().err
 
 
+def test_a_fork_brings_the_recipe_of_its_run_unless_another_is_named(stopped, training, recipe, capsys):
+    assert rft("train", "--fork", "sort@3", "train.steps=9") == 0
+    origin = training.options["fork"]
+    assert (Path(origin.run), origin.step) == (stopped.path.resolve(), 3) and training.options[
+        "resume"
+    ] is None
+    assert (training.recipe.name, training.recipe.train.steps) == ("sort", 9)
+    assert rft("train", recipe, "--fork", "sort@3", "seed=5") == 0
+    assert training.recipe.seed == 5
+    assert rft("train", "--fork", "sort@4") == 2
+    assert "has no checkpoint of step 4 to fork; it has 3" in capsys.readouterr().err
+    assert rft("train", "--fork", "sort", "--resume", "sort") == 2
+    assert "take one of them" in capsys.readouterr().err
+
+
 def test_train_without_a_recipe_says_where_to_find_one(capsys):
     assert rft("train") == 2
     assert "`rft recipe list`" in capsys.readouterr().err
@@ -293,6 +309,18 @@ def test_runs_show_says_how_to_go_on_with_a_stopped_run(stopped, capsys):
     stopped.set_status("finished", step=7, steps=7)
     assert rft("runs", "show", "sort") == 0
     assert "--resume" not in capsys.readouterr().out
+
+
+def test_runs_show_marks_the_best_checkpoint(stopped, capsys):
+    for step, heldout in ((3, 0.25), (4, 0.5), (5, None)):
+        trainer = stopped.checkpoints_path / f"step-{step:06d}" / "trainer"
+        trainer.mkdir(parents=True)
+        (trainer / "state.json").write_text(json.dumps({"heldout": heldout}))
+    assert rft("runs", "show", "sort", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (Path(facts["best"]).name, facts["best_heldout"]) == ("step-000004", 0.5)
+    assert rft("runs", "show", "sort") == 0
+    assert "step-000004 (best: held-out 0.5)" in " ".join(capsys.readouterr().out.split())
 
 
 # ---- eval

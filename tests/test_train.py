@@ -152,8 +152,18 @@ def test_stdout_is_one_line_of_json(finished):
     assert len(lines) == 1
     summary = json.loads(lines[0])
     assert sorted(summary) == sorted(
-        ["run", "steps", "heldout_before", "heldout_after", "heldout_interval", "seconds", "peak_rss_gb"]
+        [
+            "run",
+            "steps",
+            "heldout_before",
+            "heldout_after",
+            "heldout_interval",
+            "seconds",
+            "peak_rss_gb",
+            "best",
+        ]
     )
+    assert Path(summary["best"]).parent == finished.run.checkpoints_path
     assert summary["steps"] == 3
     assert Path(summary["run"]).name == finished.run.id
     assert 0 <= summary["heldout_before"] <= 1 and 0 <= summary["heldout_after"] <= 1

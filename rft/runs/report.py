@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rft.errors import RunError
-from rft.runs.checkpoint import checkpoints
+from rft.runs.checkpoint import best, checkpoints
 from rft.runs.folder import RunFolder
 from rft.runs.metrics import METRICS, Metric, find_metric, in_order
 from rft.runs.view import sparkline
@@ -28,6 +28,7 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
         for key, value in row.items():
             if key.startswith("fail/") and value:
                 failures[key.removeprefix("fail/")] = failures.get(key.removeprefix("fail/"), 0) + int(value)
+    good = best(run)
     return {
         "run": str(run.path),
         "name": run.name,
@@ -40,6 +41,8 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
         "heldout": _last(rows, "heldout/mean"),
         "failures": failures,
         "checkpoints": [str(path) for path in checkpoints(run)],
+        "best": str(good.path) if good else None,
+        "best_heldout": good.heldout if good else None,
     }
 
 
@@ -62,7 +65,9 @@ def run_page(run: RunFolder, facts: Mapping[str, Any]) -> Group:
     table.add_column(style="dim", justify="right")
     table.add_column(overflow="fold")
     state = facts["state"] + (f": {facts['message']}" if facts["message"] else "")
-    can_go_on = facts["checkpoints"] and facts["state"] not in ("running", "finished")
+    marks = {facts["best"]: f" (best: held-out {_number(facts['best_heldout'])})"}
+    goes_on = "go on" if facts["checkpoints"] else "start over"
+    can_go_on = facts["state"] not in ("running", "finished")
     lines = [
         ("run", facts["run"]),
         ("state", state),
@@ -70,12 +75,16 @@ def run_page(run: RunFolder, facts: Mapping[str, Any]) -> Group:
         ("reward", _course(rows, "reward/mean")),
         ("held-out", _course(rows, "heldout/mean")),
         ("failures", " ".join(f"{kind}={count}" for kind, count in facts["failures"].items()) or "none"),
-        ("checkpoints", "\n".join(facts["checkpoints"]) or "none"),
+        ("checkpoints", "\n".join(path + marks.get(path, "") for path in facts["checkpoints"]) or "none"),
         ("recipe", str(run.recipe_path)),
-        *([("go on", f"rft train --resume {run.path}")] if can_go_on else []),
+        *([(goes_on, f"rft train --resume {run.path}")] if can_go_on else []),
         *[
             (name, str(path))
-            for name, path in (("report", run.report_path), ("log", run.log_path))
+            for name, path in (
+                ("forked from", run.origin_path),
+                ("report", run.report_path),
+                ("log", run.log_path),
+            )
             if path.exists()
         ],
     ]

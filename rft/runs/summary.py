@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from rft.runs.checkpoint import Best
 from rft.runs.view import duration
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Summary:
     difference: Estimate | None = None
     """After minus before on the same tasks: paired, so narrower than the two intervals suggest."""
     answers: Sequence[Answer] = ()
+    best: Best | None = None
+    """The kept checkpoint with the highest held-out reward."""
     warnings: Sequence[str] = ()
     """What left its healthy range; see `rft.runs.metrics.warnings`."""
 
@@ -74,6 +77,7 @@ class Summary:
             "heldout_interval": [self.difference.low, self.difference.high] if self.difference else None,
             "seconds": round(self.seconds, 3),
             "peak_rss_gb": round(self.peak_rss_gb, 3),
+            "best": str(self.best.path) if self.best else None,
             **stages,
         }
 
@@ -118,6 +122,8 @@ class Summary:
         if self.difference:
             sign = "+" if self.difference.mean >= 0 else ""
             facts["difference, paired"] = f"{sign}{self.difference}"
+        if self.best:
+            facts["best checkpoint"] = f"{self.best.path} (held-out {self.best.heldout:.3f})"
         for number, stage in enumerate(self.stages, 1):
             facts[f"stage {number}"] = f"{stage.short()}, {stage.steps} steps, {stage.run}"
         return facts | {

@@ -1,8 +1,10 @@
 import io
 import json
+from pathlib import Path
 
 from rich.console import Console
 
+from rft.runs.checkpoint import Best
 from rft.runs.summary import Answer, Summary
 from rft.stats import Estimate
 
@@ -36,6 +38,7 @@ def test_the_json_line_has_exactly_the_promised_keys():
         "heldout_interval": [0.27, 0.43],
         "seconds": 312.457,
         "peak_rss_gb": 2.346,
+        "best": None,
     }
 
 
@@ -52,6 +55,12 @@ def test_the_terminal_shows_both_means_the_difference_and_answers_side_by_side()
     assert "[bold]" in text
     assert "[no score]" in text
     assert "…" in text
+
+
+def test_the_best_checkpoint_is_named_with_its_reward():
+    good = Summary("runs/a/b", 3, 1.0, 0.5, best=Best(Path("runs/a/b/checkpoints/step-000002"), 0.4567))
+    assert good.to_json()["best"] == "runs/a/b/checkpoints/step-000002"
+    assert "runs/a/b/checkpoints/step-000002 (held-out 0.457)" in good.to_markdown()
 
 
 def test_a_fall_has_its_sign():
