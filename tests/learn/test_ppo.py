@@ -13,7 +13,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learn_cases import GradientKeeper, assert_same_gradient, group, random_groups, rollout, tiny_llama
+from learn_cases import (
+    VOCABULARY,
+    GradientKeeper,
+    assert_same_gradient,
+    group,
+    random_groups,
+    rollout,
+    tiny_llama,
+)
 from peft import LoraConfig, get_peft_model
 
 from rft.learn.batch import Batch, to_batch
@@ -345,3 +353,43 @@ def test_a_batch_without_values_or_returns_is_refused():
         updater.update(batch)
     with pytest.raises(ValueError, match="assign_credit"):
         updater.update(updater.measure(batch))
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _play(model, generator: torch.Generator, step: int) -> list[Group]:
+    """32 answers of two tokens, each to a prompt of its own; the share of tokens below 20 is the reward."""
+    prompts = torch.randint(VOCABULARY, (32, 3), generator=generator)
+    ids, logprobs = prompts, []
+    model.eval()
+    for _ in range(2):
+        chances = torch.log_softmax(model(input_ids=ids).logits[:, -1], dim=-1)
+        drawn = torch.multinomial(chances.exp(), 1, generator=generator)
+        logprobs.append(chances.gather(1, drawn))
+        ids = torch.cat([ids, drawn], dim=1)
+    groups = []
+    for number, (answer, logprob) in enumerate(
+        zip(ids[:, 3:].tolist(), torch.cat(logprobs, 1).tolist(), strict=True)
+    ):
+        one = rollout(f"{step}-{number}/0", (prompts[number].tolist(), answer))
+        one = replace(one, turns=(replace(one.turns[0], logprobs=tuple(logprob)),))
+        groups.append(group(one.group_id, [one], [sum(token < 20 for token in answer) / 2]))
+    return groups
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_with_one_answer_a_prompt(kind):
+    model = tiny_llama()
+    algorithm = _ppo(kind, minibatches=2, critic={"warmup_steps": 2, "lam": 0.95, "gamma": 1.0})
+    updater = _updater(model, algorithm, learning_rate=5e-3, steps=25)
+    generator = torch.Generator().manual_seed(0)
+    rewards = []
+    for step in range(25):
+        batch = _batch(_play(model, generator, step))
+        rewards.append(batch.stats.reward_mean)
+        updater.update(assign_credit(updater.measure(batch), algorithm))
+    first, last = sum(rewards[:3]) / 3, sum(rewards[-5:]) / 5
+    assert first < 0.45, "a third of the tokens is below 20"
+    assert last > 0.8
