@@ -179,6 +179,18 @@ def test_on_policy_metrics_say_so():
     assert 0 < metrics["entropy"] < 4.2, "at most log of the vocabulary"
 
 
+@pytest.mark.parametrize(("changes", "passes"), [({}, 1), ({"num_iterations": 2}, 3)])
+def test_only_a_policy_that_moves_within_the_update_is_measured_before_it(changes, passes):
+    model = tiny_llama()
+    calls: list[int] = []
+    model.get_decoder().register_forward_hook(lambda *_: calls.append(1))
+    algorithm = AlgorithmSpec(**changes)
+    updater = _updater(model, algorithm)
+    batch = updater.measure(to_batch(random_groups(5), mask_truncated=False, min_valid=0.0))
+    updater.update(assign_credit(batch, algorithm))
+    assert len(calls) == passes, "one row for each pass"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_updates_make_rewarded_answers_likelier(dtype):
     model = tiny_llama(dtype=dtype)
