@@ -248,16 +248,16 @@ class Updater:
                 stats.backward_s += started - forwarded
         stats.loss += step.loss
         applied = True
-        if not self.warming_up:
-            with writing():
+        with writing():  # the critic's step too: a checkpoint may be reading it
+            if not self.warming_up:
                 done = self.optimizer.step(loss=total)
-            stats.grad_norm, stats.learning_rate = done.grad_norm, done.learning_rate
-            stats.steps += done.applied
-            applied = done.applied
-            if applied:  # what did not move the policy must not move the bonus, least of all to NaN
-                self.entropy_bonus.saw(step.entropy / max(1, int(step.undecided_N.sum())))
-        if self.critic is not None:
-            applied = self.critic.optimizer.step(loss=total).applied and applied
+                stats.grad_norm, stats.learning_rate = done.grad_norm, done.learning_rate
+                stats.steps += done.applied
+                applied = done.applied
+                if applied:  # what did not move the policy must not move the bonus, least of all to NaN
+                    self.entropy_bonus.saw(step.entropy / max(1, int(step.undecided_N.sum())))
+            if self.critic is not None:
+                applied = self.critic.optimizer.step(loss=total).applied and applied
         stats.steps_skipped += not applied
         stats.optimizer_s += self._now() - started
 
