@@ -26,7 +26,8 @@ def build_supply(
     def teaches(group: Group) -> bool:
         masks = rollout.truncated == "mask"
         kept = kept_members(group, masks, rollout.min_valid, recipe.algorithm.min_members)
-        return rewards_vary(kept)
+        # Answers that are not compared with each other need not differ.
+        return rewards_vary(kept) if recipe.algorithm.min_members > 1 else bool(kept)
 
     selection = Selection(
         player,
