@@ -111,7 +111,7 @@ class Selection:
         good, stale, num_stale = self._leftovers(step)
         poor: list[Group] = []
         asked = self._cut
-        ids = {group.id for group in good} | {one.id for one in asked}
+        ids = {group.id for group in (*good, *stale)} | {one.id for one in asked}
         for _ in range(1 + spec.refill_rounds):
             missing = self._wanted - len(good)
             if missing <= 0:

@@ -143,10 +143,10 @@ def _supply(rollout: RolloutSpec, algorithm: AlgorithmSpec) -> Iterator[tuple[st
     if rollout.keep_partial and rollout.one_step_off and rollout.max_staleness < 2:
         yield "rollout.max_staleness", "must be at least 2: what is kept is one step older than one step off"
     if rollout.lockstep and rollout.oversample > 1.0:
-        yield "rollout.lockstep", "keeps runs the same, but over-sampling goes by who is first; set one of them"
+        yield "rollout.lockstep", "keeps runs the same, but over-sampling goes by who is first; set one"
     if (rollout.keep_partial or rollout.one_step_off) and algorithm.mismatch.mode == "off":
         older = "one_step_off" if rollout.one_step_off else "keep_partial"
-        yield "algorithm.mismatch.mode", f"must not be off: rollout.{older} trains on what older weights sampled"
+        yield "algorithm.mismatch.mode", f"must not be off: rollout.{older} trains on older weights' answers"
 
 
 def _loss(algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:

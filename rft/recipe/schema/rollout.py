@@ -40,15 +40,21 @@ class RolloutSpec(Section):
     sampling: dict[str, Any] = Field(default_factory=dict)
     """Any further vLLM sampling parameter, by vLLM's name."""
     refill_rounds: NonNegativeInt = 0
-    """Dynamic sampling (DAPO): groups without reward variance are replaced by fresh ones, in at most so many
-    further rounds; 0 keeps them. What is missing then is reported, and the step goes on without it."""
+    """Dynamic sampling (DAPO): groups without reward variance, or with too few scores, are replaced by fresh
+    ones, in at most so many further rounds; 0 keeps them. What is missing then is made up with such groups,
+    which teach nothing, and reported."""
     oversample: Annotated[float, Field(ge=1.0)] = 1.0
-    """Begin so many times `train.prompts_per_step` groups, and go on as soon as enough are finished."""
+    """Begin so many times `train.prompts_per_step` groups, go on as soon as enough are finished, and cut the
+    rest off. Who finishes first is a matter of time, so above 1 no two runs are the same."""
     keep_partial: bool = False
-    """Play what over-sampling cut off to its end in the next step, instead of dropping it."""
+    """Play on in the next step what over-sampling cut off, instead of dropping it: finished rollouts keep
+    their scores, the others are played again. Else short answers have the better chance."""
     one_step_off: bool = False
-    """Sample the next step while this one's update runs: faster, and one step behind the weights."""
+    """Sample and score the next step while this one's update runs: one step behind the weights, which
+    `algorithm.mismatch` corrects. It pays where scores are slow or the engine leaves cores free."""
     max_staleness: PositiveInt = 1
-    """Leave out rollouts whose oldest token is more than so many steps behind the weights."""
+    """Do not keep rollouts whose oldest token would be more than so many steps behind the weights; they are
+    played again."""
     lockstep: bool = False
-    """All conversations take their turns together, so that the same seed gives the same tokens."""
+    """All conversations take their turns together, so that the same seed gives the same tokens, bit for bit,
+    in conversations of several turns too. Each turn is as slow as its slowest."""
