@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 from rft.errors import UserError
 from rft.recipe.schema import TrackerName
-from rft.runs.summary import markdown_cell
 
 COLUMNS = ("prompt", "answer", "reward", "reason")
 
@@ -119,6 +118,8 @@ class TensorBoard(Tracker):
         return about.run_id
 
     def table(self, rows: Sequence[Sequence[Any]]) -> Any:
+        from rft.runs.summary import markdown_cell  # rich behind it is slow to import
+
         lines = ["| " + " | ".join(COLUMNS) + " |", "| --- | --- | --- | --- |"]
         lines += ["| " + " | ".join(markdown_cell(str(cell)) for cell in row) + " |" for row in rows]
         return "\n".join(lines)

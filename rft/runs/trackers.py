@@ -147,6 +147,7 @@ class _Follower:
         PartialState()  # accelerate's classes ask it whether they are the main process
         spec = self._recipe.tracking
         mark = self._mark
+        is_new = mark.known_as is None
         about = About(
             project=spec.project,
             run_name=f"{self._run.name}/{self._run.id}",
@@ -158,9 +159,10 @@ class _Follower:
         mark.known_as = self._tracker.start(about)
         self._started = True
         mark.save()
-        if mark.step < 0:
+        if is_new:
             self._tracker.tracker.store_init_configuration(configuration(self._recipe))
-            self._log(0, _heldout_before(self._run))
+            for step, values in _heldout_before(self._run):
+                self._log(step, values)
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
         finite = {key: value for key, value in values.items() if value is not None}
@@ -174,10 +176,11 @@ class _Follower:
             raise
 
 
-def _heldout_before(run: RunFolder) -> dict[str, float]:
+def _heldout_before(run: RunFolder) -> Iterator[tuple[int, dict[str, float]]]:
     """What the held-out tasks gave before the first step; it stands with the events, not with the steps."""
-    found = [event for event in run.events() if event["kind"] == "heldout" and event["step"] == 0]
-    return {key: value for event in found for key, value in event.items() if key.startswith("heldout/")}
+    for event in run.events():
+        if event["kind"] == "heldout" and event["when"] == "before":
+            yield event["step"], {key: value for key, value in event.items() if key.startswith("heldout/")}
 
 
 class _Mark:
