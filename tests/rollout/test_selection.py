@@ -9,49 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from supply_cases import TOKENIZER, Grader, make, names, tasks, teaches
 
-from rft.data.order import TaskOrder
 from rft.engine.base import Completion, Sampling
 from rft.engine.scripted import ScriptedEngine
-from rft.environment import Environment, Observation, Step
-from rft.models.tiny import tiny_tokenizer
-from rft.recipe.schema import RolloutSpec
-from rft.rollout.conversation import ChatTemplate
-from rft.rollout.play import Player
 from rft.rollout.selection import Selection, Supplied, age
-from rft.types import Group, Message, Rollout, Score, Task, Turn
-
-TOKENIZER = tiny_tokenizer()
-SEED = 7
-
-
-class OneQuestion(Environment):
-    async def reset(self, task: Task, *, seed: int) -> Observation:
-        return Observation(task.prompt)
-
-    async def step(self, action: Message) -> Step:
-        return Step(done=True)
-
-
-class Grader:
-    """Rewards by task: all 0.5 where the task is constant, else 0 and 1 by turns; none where it is masked."""
-
-    def __init__(self, constant: set[str] | None = None, masked: set[str] | None = None) -> None:
-        self.constant, self.masked = constant or set(), masked or set()
-        self.scored: list[str] = []
-
-    async def ready(self) -> None: ...
-
-    async def score(self, rollout: Rollout) -> Score:
-        self.scored.append(rollout.id)
-        if rollout.task.id in self.masked:
-            return Score.failed("server", "HTTP 503")
-        if rollout.task.id in self.constant:
-            return Score(0.5)
-        return Score(float(rollout.id.endswith("1")))
-
-    async def settle(self, rollouts: Any, scores: Any) -> Any:
-        return scores
+from rft.types import Group, Rollout, Score, Turn
 
 
 class Slow(ScriptedEngine):
@@ -72,49 +35,8 @@ class Slow(ScriptedEngine):
             self.open -= 1
 
 
-def tasks(n: int) -> list[Task]:
-    return [Task(f"t{index}", (Message("user", f"t{index}"),)) for index in range(n)]
-
-
-def teaches(group: Group) -> bool:
-    return len({float(score) for score in group.scores if score.ok}) > 1
-
-
-def make(
-    grader: Grader,
-    *,
-    engine: ScriptedEngine | None = None,
-    groups: int = 3,
-    num_tasks: int = 12,
-    notes: list[str] | None = None,
-    **spec: Any,
-) -> Selection:
-    made = RolloutSpec(group_size=2, **spec)
-    player = Player(
-        engine or ScriptedEngine(TOKENIZER, lambda *_: "x"),
-        ChatTemplate(TOKENIZER),
-        OneQuestion,
-        made,
-        max_total_tokens=1000,
-    )
-    return Selection(
-        player,
-        grader,
-        TaskOrder(tasks(num_tasks), seed=0, shuffle=False),
-        made,
-        groups_per_step=groups,
-        seed=SEED,
-        teaches=teaches,
-        note=(notes if notes is not None else []).append,
-    )
-
-
 def play(selection: Selection, step: int = 0) -> Supplied:
     return asyncio.run(asyncio.wait_for(selection.play(step), 20))
-
-
-def names(groups: Any) -> list[str]:
-    return [group.task.id for group in groups]
 
 
 # --- refilling ----------------------------------------------------------------------------------------
