@@ -88,8 +88,8 @@ def gdpo(parts_SK: Tensor, weights_K: Tensor, rewards_S: Tensor, group_S: Tensor
         rewards_S: the scores, which stand in where a group has no part.
 
     A part that one member of a group lacks is left out for the whole group, as composed evaluators do:
-    an answer must not win because a part of it could not be judged. The weighted sum is then brought to
-    mean 0 and deviation 1 (plus 1e-4) over the batch's sequences.
+    an answer must not win because a part of it could not be judged. The weighted sum has mean 0 in every
+    group; divided by its deviation over the batch's sequences (plus 1e-4) it has deviation 1.
     """
     lacking_PK = _sums(parts_SK.isnan().double(), group_S)
     counts_SK = (lacking_PK[group_S] == 0) & (weights_K != 0)
@@ -99,7 +99,7 @@ def gdpo(parts_SK: Tensor, weights_K: Tensor, rewards_S: Tensor, group_S: Tensor
         total_S += weights_K[k] * part_S.where(counts_SK[:, k], torch.zeros(()))
     alone_S = ~counts_SK.any(dim=1)
     total_S += group_advantages(rewards_S, group_S, "group").where(alone_S, torch.zeros(()))
-    return ((total_S - total_S.mean()) / (_deviation(total_S) + EPSILON)).float()
+    return (total_S / (_deviation(total_S) + EPSILON)).float()
 
 
 def _means(rewards_S: Tensor, group_S: Tensor) -> Tensor:

@@ -122,6 +122,9 @@ def test_gdpo_ignores_a_part_that_only_reports():
     parts_SK, group_S = torch.tensor([[0.0, 5.0], [1.0, 2.0], [4.0, 7.0]]), torch.zeros(3, dtype=torch.long)
     reported = gdpo(parts_SK, torch.tensor([2.0, 0.0]), torch.zeros(3), group_S)
     assert torch.equal(reported, gdpo(parts_SK[:, :1], torch.tensor([2.0]), torch.zeros(3), group_S))
+    rewards_S = torch.tensor([1.0, 0.0, 0.5])
+    nothing_counts = gdpo(parts_SK, torch.zeros(2), rewards_S, group_S)
+    assert torch.equal(nothing_counts, gdpo(parts_SK[:, :0], torch.zeros(0), rewards_S, group_S))
 
 
 def slow_advantages(rewards, groups, kind):

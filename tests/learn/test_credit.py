@@ -7,7 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from learn_cases import batch_of, credit, group, grouped, measured, random_groups, rollout, turned
+from learn_cases import (
+    batch_of,
+    credit,
+    gradient_of,
+    group,
+    grouped,
+    measured,
+    random_groups,
+    rollout,
+    tiny_llama,
+    turned,
+)
 
 from rft.errors import UserError
 from rft.learn.advantage import group_advantages
@@ -52,6 +63,14 @@ def test_under_turn_credit_a_turn_pays_for_its_own_divergence_and_what_follows()
 def test_a_penalty_needs_a_measured_batch():
     with pytest.raises(ValueError, match="needs log-probabilities"):
         credit(batch_of(random_groups(0)), **IN_REWARD)
+
+
+def test_a_penalty_is_measured_before_the_update_though_the_update_is_on_policy():
+    model, reference, groups = tiny_llama(), tiny_llama(seed=1), random_groups(2)
+    _, with_penalty = gradient_of(model, groups, AlgorithmSpec(**IN_REWARD), reference=reference)
+    _, without = gradient_of(model, groups, AlgorithmSpec())
+    name = next(iter(without))
+    assert not torch.allclose(with_penalty[name], without[name])
 
 
 def test_a_divergence_in_the_loss_leaves_rewards_alone():

@@ -25,7 +25,9 @@ def test_three_tokens_by_hand():
     assert loss_N.tolist() == pytest.approx([0.32, 0.405, 1.125])
     loss_N.sum().backward()
     assert values_N.grad.tolist() == pytest.approx([0.0, -0.9, 1.5])
-    assert value_clip_frac(values_N.detach(), old_N, returns_N, 0.2) == pytest.approx(1 / 3)
+    now_N = values_N.detach()
+    assert value_clip_frac(now_N, old_N, returns_N, 0.2) == pytest.approx(1 / 3)
+    assert value_clip_frac(now_N[1:], old_N[1:], returns_N[1:], 0.2) == 0.0
 
 
 @given(NUMBER, NUMBER, NUMBER, st.floats(0.01, 1.0))
