@@ -2,15 +2,15 @@
 
 **Undecided tokens.** Most tokens of an answer are forced by those before; few decide where it goes. With
 `top_quantile` 0.2 the surrogate counts only on the fifth of the tokens with the highest entropy
-(arXiv:2506.01939, equation 5). The threshold is taken over the whole optimizer batch and from entropies
-measured before the update, so that neither the cut into micro-batches nor a later pass moves it. TRL takes
-both from the forward at hand.
+(arXiv:2506.01939). The threshold is taken over the whole optimizer batch and from entropies measured before
+the update, so that neither the cut into micro-batches nor a later pass moves it. TRL takes both from the
+forward at hand.
 
 **Bonus.** The loss is lowered by `coef` times the mean entropy of the tokens that the surrogate counts on,
-whatever its normaliser is. With a `target`, `coef` follows it as in Skywork-OR1 (arXiv:2505.22312, section
-4.2): after each optimizer step it grows by `step` when the entropy was at or below the target and falls
-otherwise, between 0 and `coef_max`, and it is applied only while the last entropy was at or below the
-target. So the first step of a run applies none.
+whatever its normaliser is. With a `target`, `coef` follows it as in Skywork-OR1 (arXiv:2505.22312): after
+each optimizer step it grows by `step` when the entropy was at or below the target and falls otherwise,
+between 0 and `coef_max`, and it is applied only while the last entropy was at or below the target. So the
+first step of a run applies none.
 """
 
 from __future__ import annotations

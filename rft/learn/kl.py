@@ -8,8 +8,8 @@ With d = log policy - log reference of that token:
 
 An unbiased value need not have an unbiased gradient. As a term of the loss, on policy, k1 has a gradient of
 zero on average, k2 the right one, and k3 that of another divergence (arXiv:2506.09477). `corrected` weighs
-the estimate by the importance ratio policy / old, so that the gradient accounts for where the samples come
-from: for k3 equation 7 of DeepSeek-V3.2 (arXiv:2512.02556), for k1 the same. The ratio beside k2 is held
+the estimate by the importance ratio policy / old, so that its gradient is that of the divergence wherever
+the samples come from; with k3 this is DeepSeek-V3.2's (arXiv:2512.02556). The ratio beside k2 is held
 constant, because k2's gradient is right as it stands and only the samples' distribution is not.
 """
 

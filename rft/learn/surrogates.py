@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rft.errors import UserError
 from rft.learn.loss import LossConfig, LossInputs, Surrogate, log_ratios
 from rft.learn.mismatch import mismatch_weights
 from rft.learn.normalise import Normaliser
@@ -30,8 +31,8 @@ def clipped(inputs: LossInputs, config: LossConfig) -> Tensor:
     """-min(r A, clip(r, 1 - e_low, 1 + e_high) A), PPO's (arXiv:1707.06347, equation 7), with two bounds.
 
     Separate bounds are DAPO's clip-higher (arXiv:2503.14476, section 3.1). `delta` caps the unclipped r, and
-    so what a bad answer can do once it has become likelier (INTELLECT-2, arXiv:2505.07291, section 3.4).
-    `dual_clip` c does the same for negative A alone: the loss is at most -c A (arXiv:1912.09729, equation 5).
+    so what a bad answer can do once it has become likelier (INTELLECT-2, arXiv:2505.07291).
+    `dual_clip` c does the same for negative A alone: the loss is at most -c A (arXiv:1912.09729).
     """
     ratio_N = log_ratios(inputs, config.importance_level).exp()
     clipped_N = ratio_N.clamp(config.ratio_min, config.ratio_max)
@@ -47,7 +48,7 @@ def clipped(inputs: LossInputs, config: LossConfig) -> Tensor:
 def cispo(inputs: LossInputs, config: LossConfig) -> Tensor:
     """-stop(min(r, e_high)) A log policy: the weight is clipped, so no token loses its gradient.
 
-    MiniMax-M1, arXiv:2506.13585, equations 4 and 5, without the lower bound, which its authors do not use
+    MiniMax-M1, arXiv:2506.13585, without the lower bound, which its authors do not use
     either. `epsilon_high` bounds r itself, not r - 1, as in ScaleRL (arXiv:2510.13786).
     """
     ratio_N = log_ratios(inputs, config.importance_level).exp().detach()
@@ -57,7 +58,7 @@ def cispo(inputs: LossInputs, config: LossConfig) -> Tensor:
 def sapo(
     inputs: LossInputs, config: LossConfig, *, temperature_pos: float = 1.0, temperature_neg: float = 1.05
 ) -> Tensor:
-    """-(4 / t) sigmoid(t (r - 1)) A: a gate that closes softly; arXiv:2511.20347, equations 5 and 6.
+    """-(4 / t) sigmoid(t (r - 1)) A: a gate that closes softly; arXiv:2511.20347.
 
     t is `temperature_pos` for positive A and `temperature_neg` for the others. At r = 1 the slope is that of
     r A.
@@ -137,10 +138,31 @@ def loss_type(algorithm: AlgorithmSpec, own: Surrogate | None = None) -> LossTyp
             f"loss_type {algorithm.loss_type!r} is not built in: resolve it and pass the function"
         )
     kind = LossType(own, "dapo") if own is not None else LOSS_TYPES[algorithm.loss_type]
+    surrogate: Surrogate = partial(kind.surrogate, **algorithm.loss_args)
     return kind._replace(
-        surrogate=partial(kind.surrogate, **algorithm.loss_args),
+        surrogate=surrogate if own is None else _watched(surrogate, algorithm.loss_type),
         normaliser=algorithm.normaliser or kind.normaliser,
     )
+
+
+def _watched(surrogate: Surrogate, name: str) -> Surrogate:
+    """The same function, whose mistakes come out as UserError: it is somebody's own."""
+    who = f"algorithm.loss_type: {name}"
+
+    def checked(inputs: LossInputs, config: LossConfig) -> Tensor:
+        try:
+            loss_N = surrogate(inputs, config)
+        except Exception as error:
+            raise UserError(f"{who} raised {type(error).__name__}: {error}") from error
+        wanted = tuple(inputs.policy_logprobs_N.shape)
+        if not isinstance(loss_N, Tensor) or tuple(loss_N.shape) != wanted:
+            got = f"shape {tuple(loss_N.shape)}" if isinstance(loss_N, Tensor) else type(loss_N).__name__
+            raise UserError(f"{who} returned {got}; return one loss for each policy token, shape {wanted}")
+        if inputs.policy_logprobs_N.requires_grad and not loss_N.requires_grad:
+            raise UserError(f"{who} returned a loss without a gradient; make it of inputs.policy_logprobs_N")
+        return loss_N
+
+    return checked
 
 
 def loss_config(algorithm: AlgorithmSpec, kind: LossType) -> LossConfig:

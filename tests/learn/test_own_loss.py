@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from learn_cases import GradientKeeper, assert_same_gradient, gradient_of, random_groups, tiny_llama
 
+from rft.errors import UserError
 from rft.formulas import loss_of, wrong_formulas
 from rft.learn.batch import to_batch
 from rft.learn.credit import assign_credit
@@ -22,6 +23,22 @@ from rft.learn.loss import LossConfig, LossInputs
 
 def reinforce(inputs: LossInputs, config: LossConfig, *, strength: float = 1.0) -> Tensor:
     return -strength * inputs.advantages_N * inputs.policy_logprobs_N
+
+
+def summed(inputs: LossInputs, config: LossConfig) -> Tensor:
+    return reinforce(inputs, config).sum()
+
+
+def nothing(inputs: LossInputs, config: LossConfig) -> None:
+    reinforce(inputs, config)
+
+
+def still(inputs: LossInputs, config: LossConfig) -> Tensor:
+    return reinforce(inputs, config).detach()
+
+
+def broken(inputs: LossInputs, config: LossConfig) -> Tensor:
+    return inputs.advantage_N
 
 
 number = 7
@@ -85,3 +102,17 @@ def test_a_wrong_name_or_argument_is_one_clear_line(path, attribute, args, said)
     assert problem.path == "algorithm.loss_type"
     assert said in problem.message
     assert "\n" not in problem.message
+
+
+@pytest.mark.parametrize(
+    ("attribute", "said"),
+    [
+        ("summed", r"returned shape \(\); return one loss for each policy token, shape \(\d+,\)"),
+        ("nothing", "returned NoneType; return one loss for each policy token"),
+        ("still", "returned a loss without a gradient"),
+        ("broken", "raised AttributeError: .* has no attribute 'advantage_N'"),
+    ],
+)
+def test_a_function_that_is_no_loss_is_told_by_name(path, attribute, said):
+    with pytest.raises(UserError, match=f"algorithm.loss_type: .*mine.py:{attribute} {said}"):
+        _own_gradient(AlgorithmSpec(loss_type=f"{path}:{attribute}"))
