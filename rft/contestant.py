@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from rft import background
-from rft.assemble import context_limit, conversation_tokens
 from rft.data.fit import fit_prompts
 from rft.models.source import locate
 from rft.recipe.resolve import resolve_environment
@@ -20,6 +19,7 @@ from rft.recipe.schema import ModelSpec, Recipe
 from rft.rollout.endpoint import Endpoint, EndpointPlayer
 from rft.rollout.play import AnyPlayer, Player
 from rft.runs.view import View
+from rft.sizes import context_limit, conversation_tokens
 from rft.target import Target, open_target, resolve_target
 from rft.types import Task
 
