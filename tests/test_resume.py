@@ -32,7 +32,7 @@ RFT = Path(sys.executable).with_name("rft")
 RECIPE = """\
 name: killed
 seed: 3
-model: {source: packaged:tiny, dtype: bfloat16, adapter: ADAPTER}
+model: {source: packaged:tiny, dtype: float32}
 data: {train: tasks.jsonl}
 evaluator: {use: "./grader.py:early_letters", require_check: none}
 rollout: {group_size: 4, max_new_tokens: 12}
@@ -68,12 +68,12 @@ class End(NamedTuple):
     metrics: list[dict[str, Any]]
 
 
-def write(folder: Path, adapter: str = "null") -> Path:
+def write(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "grader.py").write_text(GRADER)
     rows = [{"prompt": f"Say something about {number}."} for number in range(24)]
     (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "killed.yaml").write_text(RECIPE.replace("ADAPTER", adapter))
+    (folder / "killed.yaml").write_text(RECIPE)
     return folder
 
 
