@@ -315,6 +315,7 @@ class Updater:
             return values_N[row.index_M].to(self.device)
 
         old_N, ref_N = batch.old_logprobs_N, batch.ref_logprobs_N
+        undecided_M = here(step.undecided_N)
         inputs = LossInputs(
             policy_logprobs_N=policy_M,
             old_logprobs_N=policy_M.detach() if old_N is None else here(old_N),
@@ -323,11 +324,11 @@ class Updater:
             sequence_N=here(batch.sequence_N),
             entropy_N=entropy_M,
             ref_logprobs_N=None if ref_N is None else here(ref_N),
-            undecided_N=here(step.undecided_N),
+            undecided_N=undecided_M,
         )
         seen.add(row.index_M, inputs, self._config)
         loss = policy_loss(inputs, here(step.weights_N), self._config)
-        counted = (entropy_M * inputs.undecided_N).sum()
+        counted = (entropy_M * undecided_M).sum()
         if step.bonus != 0.0:
             loss = loss - step.bonus * counted
         step.entropy += counted.item()
