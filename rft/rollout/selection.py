@@ -162,7 +162,8 @@ class Selection:
         Cut groups lose such members, which are played again.
         """
         limit = self._spec.max_staleness
-        usable, stale = [], []
+        usable: list[Group] = []
+        stale: list[Group] = []
         for group in self._spare:
             too_old = any(age(rollout, step) > limit for rollout in group.rollouts)
             (stale if too_old else usable).append(group)
@@ -179,8 +180,8 @@ class Selection:
         asked = []
         numbers = count(len(ids))
         for task in self.tasks.take(n):
-            free = (Asked(number, task, (self._seed, step)) for number in numbers)
-            asked.append(next(one for one in free if one.id not in ids))
+            candidates = (Asked(number, task, (self._seed, step)) for number in numbers)
+            asked.append(next(one for one in candidates if one.id not in ids))
             ids.add(asked[-1].id)
         return asked
 
@@ -194,7 +195,7 @@ class Selection:
             settle=self._scoring.settle,
             ready=self._scoring.ready,
             on_progress=on_progress,
-            enough=lambda finished: sum(map(self._counts, finished)) >= missing,
+            enough=lambda finished: sum(1 for group in finished if self._counts(group)) >= missing,
         )
 
     def _counts(self, group: Group) -> bool:
