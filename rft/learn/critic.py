@@ -29,8 +29,10 @@ from rft.learn.optimizer import PolicyOptimizer, learning_rate
 from rft.learn.packing import MicroBatch
 from rft.recipe.schema import AlgorithmSpec, TrainSpec
 
-_HEAD_RATE = 10.0
-"""A new layer may learn faster than a trained trunk."""
+_VALUE_STEP = 0.05
+"""Reward that a head's values may move by in one optimizer step. AdamW moves each of D weights by about its
+rate, so a value, their sum over hidden states of about 1 each, by D times that: one rate for all widths would
+be far too high for one model or far too low for another."""
 
 
 class Critic(nn.Module):
@@ -51,7 +53,7 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.trunk = _twin(base.get_decoder()) if spec.kind == "model" else None
-        rate = learning_rate(policy, train) * (_HEAD_RATE if self.trunk is None else 1.0)
+        rate = _VALUE_STEP / width if self.trunk is None else learning_rate(policy, train)
         self.optimizer = PolicyOptimizer.by_recipe(
             self.named_parameters(),
             train,

@@ -113,7 +113,7 @@ class Forward:
         for module in modules:
             module.eval()
         logprobs_N, entropy_N, values_N = (torch.zeros(batch.num_tokens) for _ in range(3))
-        for row in self.rows(batch, range(len(batch.sequences))):
+        for row in self.rows(batch, range(len(batch.sequences) if logprobs or values else 0)):
             index_M = row.index_M
             if logprobs and values and self._critic is not None and self._critic.on_policy_trunk:
                 logprobs_M, entropy_M, values_M = self.logprobs_and_values(row)

@@ -155,6 +155,17 @@ def test_a_critic_goes_on_exactly_where_it_was(kind, dtype):
     assert not torch.equal(stored["parameters"]["head.weight"], critic.head.weight)
 
 
+def test_one_step_moves_the_values_of_any_width_by_hundredths():
+    for width in (32, 256):
+        model = tiny_llama(hidden_size=width)
+        critic, batch = _critic(model), _batch()
+        (row, *_) = _rows(batch)
+        hidden_TD = trunk_states(model.model, row).detach()
+        (critic(row, hidden_TD) - 1.0).square().mean().backward()
+        critic.optimizer.step()
+        assert 0.005 < critic(row, hidden_TD).abs().mean() < 0.1, width
+
+
 def test_a_critic_of_another_kind_is_refused():
     model = tiny_llama()
     with pytest.raises(ValueError, match="another model"):
@@ -163,6 +174,6 @@ def test_a_critic_of_another_kind_is_refused():
 
 def test_learning_rates_when_the_recipe_names_none():
     model = tiny_llama()
-    assert _critic(model, "head").optimizer.learning_rate == pytest.approx(1e-1)
+    assert _critic(model, "head").optimizer.learning_rate == pytest.approx(0.05 / 32)
     assert _critic(model, "model").optimizer.learning_rate == pytest.approx(1e-2)
     assert _critic(model, "head", learning_rate=3e-4).optimizer.learning_rate == pytest.approx(3e-4)

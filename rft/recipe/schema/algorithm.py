@@ -87,7 +87,8 @@ class CriticSpec(Section):
     kind: Literal["head", "model"] = "head"
     """A linear head on the policy's own trunk, or a model of its own that starts from the same weights."""
     learning_rate: PositiveFloat | None = None
-    """When unset, ten times the policy's for a head, and the policy's for a model."""
+    """When unset: the policy's for a model of its own; for a head 0.05 over the hidden size, which moves a
+    value by some hundredths a step, right for rewards between 0 and 1."""
     warmup_steps: NonNegativeInt = 0
     """Steps of `train.steps` that train the critic alone, before the policy moves."""
     coef: PositiveFloat = 0.5
@@ -129,7 +130,7 @@ class AlgorithmSpec(Section):
     """Whose standard deviation divides the centred reward; for `advantage: group`."""
     turn_credit: Literal["rollout", "turn"] = "rollout"
     """Every token has its rollout's credit, or that of what followed its turn, where an evaluator or else the
-    environment gave values for turns. The score stays what is optimised."""
+    environment gave values for turns; without values the two are the same. The score stays what counts."""
     epsilon: NonNegativeFloat = 0.2
     """The policy may move by this ratio in one update before its gradient is clipped."""
     epsilon_high: NonNegativeFloat | None = None
