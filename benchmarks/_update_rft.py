@@ -17,14 +17,14 @@ prepare_process()  # before torch is imported, as in a run
 
 import torch  # noqa: E402
 
-from rft.learn.advantage import assign_credit  # noqa: E402
 from rft.learn.batch import to_batch  # noqa: E402
+from rft.learn.credit import assign_credit  # noqa: E402
 from rft.learn.fused import fuse  # noqa: E402
 from rft.learn.probe import probe  # noqa: E402
 from rft.learn.update import Updater, build_optimizer  # noqa: E402
 from rft.models.policy import Policy  # noqa: E402
 from rft.models.source import locate  # noqa: E402
-from rft.process import release_memory, rss_gb  # noqa: E402
+from rft.process import hold_memory, release_memory, rss_gb  # noqa: E402
 from rft.recipe.schema import AlgorithmSpec, ModelSpec, TrainSpec  # noqa: E402
 from rft.types import Group, Rollout, Score, Task, Turn  # noqa: E402
 
@@ -32,6 +32,7 @@ from rft.types import Group, Rollout, Score, Task, Turn  # noqa: E402
 def main() -> None:
     """Builds what `rft.assemble` builds around a model, without an engine."""
     options = arguments().parse_args()
+    hold_memory()
     idle_gb = rss_gb()
     torch.manual_seed(0)
     spec = ModelSpec(source=options.model, gradient_checkpointing=options.checkpointing)
@@ -56,7 +57,7 @@ def main() -> None:
         peak.reset()
         began = time.perf_counter()
         batch = to_batch(scored, mask_truncated=False, min_valid=0.0)
-        batch = assign_credit(updater.measure(batch), algorithm.scale_rewards)
+        batch = assign_credit(updater.measure(batch), algorithm)
         stats = updater.update(batch)
         release_memory()
         seconds = time.perf_counter() - began

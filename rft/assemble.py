@@ -22,6 +22,7 @@ from rft.evaluator import Evaluator
 from rft.formulas import credit_of, loss_of
 from rft.judging import name_base, scoring, spent_usd
 from rft.models.source import locate
+from rft.process import hold_memory
 from rft.recipe.resolve import resolve_environment, resolve_evaluator
 from rft.recipe.schema import Recipe
 from rft.rollout.chat import BaseChat
@@ -104,6 +105,7 @@ def assemble(
 
         view.phase("loading model")
         prepare_process()
+        hold_memory()
         engine_spec = for_serving(recipe)
         import torch
 

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 _OMP_PAUSE_SOFT = 1  # OpenMP 5.0, omp_pause_resource_t
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_MOST_HELD = 2**31 - 1  # bytes, as is the next; both the most that glibc takes
+_LARGEST_IN_HEAP = 2**25
 
 
 def peak_rss_gb() -> float:
@@ -24,6 +27,18 @@ def rss_gb() -> float:
     except OSError:
         return peak_rss_gb()
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def hold_memory() -> None:
+    """Keeps what is freed until `release_memory`, where the system's memory is glibc's.
+
+    Left alone, glibc gives the end of its heap back whenever 64 MB of it are free, and maps large tensors
+    one by one: an update then takes fresh pages from the system for tensors it has just freed.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tune is not None:
+        tune(_M_TRIM_THRESHOLD, _MOST_HELD)
+        tune(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
 
 
 def release_memory() -> None:

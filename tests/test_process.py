@@ -60,3 +60,22 @@ def test_workers_of_a_thread_end_and_come_back_by_need():
         check=True,
     )
     assert found.stdout.strip() == "[0, 1, 0, 1, 0]"
+
+
+HOLD = """
+from rft.process import hold_memory, release_memory, rss_gb
+
+hold_memory()
+before = rss_gb()
+blocks = [bytearray(b"x") * 20_000_000 for _ in range(10)]
+blocks.clear()
+held = rss_gb() - before
+release_memory()
+print(held > 0.15, rss_gb() - before < 0.05)
+"""
+
+
+def test_freed_memory_is_held_until_it_is_released():
+    # In a process of its own: what it asks of the allocator stays.
+    found = subprocess.run([sys.executable, "-c", HOLD], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "True"]

@@ -107,23 +107,28 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight_D)
         ctx.eps = eps
-        return (x * _inverse_rms(x, eps)).mul_(weight_D).to(x.dtype)
+        normed = _copy(x).mul_(_inverse_rms(x, eps))
+        return normed.mul_(weight_D.to(normed.dtype)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight_D = ctx.saved_tensors
         inverse = _inverse_rms(x, ctx.eps)
-        normed = x * inverse
-        upstream = gradients[0] * normed  # of the weight, token by token
+        normed, grad = _copy(x).mul_(inverse), _copy(gradients[0])
+        upstream = grad * normed  # of the weight, token by token
         weight_grad_D = None
         if ctx.needs_input_grad[1]:
             weight_grad_D = upstream.flatten(0, -2).sum(0).to(weight_D.dtype)
         # d/dx: inverse * (w dy - normed * mean(w dy normed))
-        projection = (upstream @ weight_D.to(upstream.dtype)).unsqueeze(-1).div_(x.shape[-1])
-        grad = (
-            torch.mul(gradients[0], weight_D.to(upstream.dtype)).sub_(normed.mul_(projection)).mul_(inverse)
-        )
+        weight_D = weight_D.to(grad.dtype)
+        projection = (upstream @ weight_D).unsqueeze(-1).div_(x.shape[-1])
+        grad.mul_(weight_D).addcmul_(normed, projection, value=-1).mul_(inverse)
         return grad.to(x.dtype), weight_grad_D, None
+
+
+def _copy(x: Tensor) -> Tensor:
+    """float32 at least. A product of two dtypes takes twice as long as this and a product of one."""
+    return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rft.learn.attention
-from rft.learn.attention import Tree, tree_attention, trees_of
+from rft.learn.attention import tree_attention, trees_of
 from rft.learn.packing import MicroBatch, attention_mask
 from rft.learn.small_attention import SmallAttention
 
@@ -83,13 +83,24 @@ def test_trees_attend_as_under_one_dense_mask(few, shapes):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
-def test_a_tree_is_cut_as_one_would_by_hand():
-    first, second = trees_of(_row([(2, [3, 0, 1]), (4, [2])]))
-    assert (first.prompt_length, first.branch_tokens, first.branches) == (2, 4, 2)
-    assert first.padded_nL.tolist() == [0, 1, 2, 3, 3, 3]  # a a a | b, and b's first token as its padding
-    assert first.kept_S.tolist() == [0, 1, 2, 3]
-    assert first.mask_LK.int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert second == Tree(4, 2)
+def test_trees_become_forests_as_one_would_by_hand():
+    # Row: p p a a a b | q q q q c | r c c c d d d. The second has one branch, so it is all prompt.
+    found = trees_of(_row([(2, [3, 0, 1]), (4, [1]), (1, [3, 3])]))
+    # Largest first: 4 + 2 * 3 * 5 pairs and 1 + 2 * 3 * 4, then the other kind.
+    both, single = found.forests
+    assert (both.trees, both.prompt_length, both.branches, both.branch_length) == (2, 2, 2, 3)
+    assert both.hidden_tP.tolist() == [[False, False], [False, True]]
+    assert (single.trees, single.prompt_length, single.branches) == (1, 5, 0)
+    p, a, b, q, r, c, d = 0, 2, 5, 6, 11, 12, 15
+    prompts, branches = [p, p + 1, r, r], [a, a + 1, a + 2, b, b, b, c, c + 1, c + 2, d, d + 1, d + 2]
+    assert found.token_K.tolist() == [*prompts, *branches, *range(q, q + 5)]
+    assert found.padding_Z.tolist() == [3, 8, 9]
+    assert found.token_K[found.place_T].tolist() == list(range(18))
+
+
+def test_trees_of_very_different_sizes_are_not_padded_to_each_other():
+    found = trees_of(_row([(400, [50, 50]), (20, [5, 5]), (22, [5, 4])]))
+    assert [forest.prompt_length for forest in found.forests] == [400, 22]
 
 
 def test_in_half_precision_scores_are_still_float32():
@@ -99,6 +110,6 @@ def test_in_half_precision_scores_are_still_float32():
     expected = F.scaled_dot_product_attention(
         exact[0], *(one.repeat_interleave(2, 1) for one in exact[1:]), attn_mask=mask, scale=4.0
     ).transpose(1, 2)
-    ours = SmallAttention.apply(*(one.transpose(1, 2) for one in states), mask, 4.0)
+    ours = SmallAttention.apply(*(one.transpose(1, 2)[None] for one in states), 4.0)[0]
     # With scores rounded to bfloat16 (up to 50 here, so by 0.1) the error is ten times this.
     assert (ours.double() - expected).abs().mean() < 0.003
