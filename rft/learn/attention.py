@@ -42,7 +42,7 @@ class Forest:
     trees: int
     prompt_length: int
     branches: int
-    """0: no tree has two, and a single branch counts as prompt, because it simply goes on where that ended."""
+    """0: no tree has two, and a single branch counts as prompt: it simply goes on where that ended."""
     branch_length: int
     hidden_tP: Tensor | None
     """True where a prompt is padded."""
