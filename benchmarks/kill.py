@@ -4,9 +4,9 @@
 
 `rft train` on the packaged tiny model with the real engine, a checkpoint and a held-out evaluation at every
 step. Each trial is killed (SIGKILL, the whole process group) once or twice, resumed each time with `rft train
---resume`, and let run to its end. The moments are drawn, seeded, from the whole life of the uninterrupted
-process: every trial has a share of it of its own, so start, rollouts, updates, checkpoints, evaluations and
-the final report all get their turn.
+--resume`, and let run to its end. The moments are drawn, seeded: every fourth while the process starts, which
+is most of its life, the others from its first rollouts to its end, each from its own share of that time, so
+that rollouts, updates, checkpoints, evaluations and the final report all get their turn.
 
 Equal means: SHA-256 over all tensors of the last checkpoint's weights and over its optimizer's, and every
 metric of every step except seconds, memory, and how many verdicts the cache gave. Two uninterrupted runs are
@@ -41,7 +41,7 @@ data: {train: tasks.jsonl}
 evaluator: ./grader.py:early_letters
 rollout: {group_size: 4, max_new_tokens: 16}
 train:
-  steps: 6
+  steps: 12
   prompts_per_step: 4
   learning_rate: 1e-3
   optimizer: {schedule: cosine, warmup_steps: 1}
@@ -81,10 +81,10 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """Two uninterrupted runs, then the trials."""
-    began = time.monotonic()
+    began = time.time()
     whole = Trial(root / "whole", options.dtype)
     whole.run()
-    life_s = time.monotonic() - began
+    life_s, start_s = time.time() - began, whole.first_rollouts() - began
     again = Trial(root / "again", options.dtype)
     again.run()
     expected = whole.end()
@@ -93,13 +93,13 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
 
     def trial(number: int) -> dict[str, Any]:
         generator = random.Random(f"{options.seed}/{number}")
-        # This trial's share of the process's life, and for every other one a second kill anywhere in it.
-        moments = [(number + generator.random()) / options.trials]
-        moments += [generator.random()] * (number % 2)
+        share = (number + generator.random()) / options.trials
+        moments_s = [share * start_s if number % 4 == 0 else start_s + share * (life_s - start_s)]
+        moments_s += [generator.random() * life_s] * (number % 2)  # for every other one a second kill
         again, seen = 0, [""]
         while not seen[0]:  # a machine that has become faster ends a run before its kill
             one = Trial(root / f"trial-{number:02d}-{again}", options.dtype)
-            seen = [one.run(kill_after_s=moment * life_s * 0.8**again) for moment in moments]
+            seen = [one.run(kill_after_s=moment_s * 0.9**again) for moment_s in moments_s]
             again += 1
         one.run()
         differs = difference(expected, one.end())
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         rows = list(pool.map(trial, range(options.trials)))
-    return {"life_s": round(life_s, 1), "dtype": options.dtype, "trials": rows}
+    return {"life_s": round(life_s, 1), "start_s": round(start_s, 1), "dtype": options.dtype, "trials": rows}
 
 
 class Trial:
@@ -140,6 +140,11 @@ class Trial:
         if process.returncode != 0:
             sys.exit(f"{self._folder} failed:\n{(self._folder / 'log.txt').read_text()[-3000:]}")
         return ""
+
+    def first_rollouts(self) -> float:
+        """When the first were written down, in seconds since 1970."""
+        (path,) = self._folder.glob("runs/killed/*/rollouts/heldout-000000.parquet")
+        return path.stat().st_mtime
 
     def _under_way(self, begun: bool) -> str:
         """What the files tell about the moment of the kill."""
