@@ -220,7 +220,11 @@ class View:
 
     def _times(self) -> str:
         found = [(phase, self._metrics.get(f"time/{phase}_s")) for phase in _STEP_PHASES]
-        return " ".join(f"{phase} {seconds:.2g}s" for phase, seconds in found if seconds is not None)
+        return " ".join(
+            f"{phase} {seconds:.0f}s" if seconds >= 10 else f"{phase} {seconds:.1f}s"
+            for phase, seconds in found
+            if seconds is not None
+        )
 
     def _failed(self) -> str:
         ranked = sorted(self._failures.items(), key=lambda item: -item[1])

@@ -46,7 +46,7 @@ def test_without_a_terminal_each_step_is_one_line():
         view.step({**STEP, "reward/mean": 0.5, "fail/timeout": 1})
     first, second = text.getvalue().splitlines()
     assert first == (
-        "step 1/60  reward 0.250  284 tokens/s  rollout 7.1s update 18s publish 0.021s  "
+        "step 1/60  reward 0.250  284 tokens/s  rollout 7.1s update 18s publish 0.0s  "
         "failures timeout=2  29m 30s left"
     )
     assert second.startswith("step 2/60  reward 0.500")
