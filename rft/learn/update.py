@@ -11,7 +11,7 @@ A step whose loss or gradient is not finite is not applied.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,17 +21,14 @@ from torch import Tensor, nn
 
 from rft.learn.batch import Batch
 from rft.learn.critic import Critic
-from rft.learn.entropy import EntropyBonus, undecided
+from rft.learn.entropy import EntropyBonus
 from rft.learn.forward import Forward
-from rft.learn.loss import LossInputs, Surrogate, policy_loss
+from rft.learn.loss import Surrogate
 from rft.learn.metrics import Seen
-from rft.learn.normalise import token_weights
+from rft.learn.objective import Objective
 from rft.learn.optimizer import PolicyOptimizer, learning_rate
-from rft.learn.packing import MicroBatch
 from rft.learn.probe import Abilities
 from rft.learn.reference import Reference
-from rft.learn.surrogates import loss_config, loss_type
-from rft.learn.value_loss import clipped_value_loss
 from rft.recipe.schema import AlgorithmSpec, TrainSpec
 
 
@@ -57,23 +54,6 @@ class UpdateStats:
     optimizer_s: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     """See `rft.learn.metrics`; empty when no token was trained on."""
-
-
-@dataclass
-class _Step:
-    """One optimizer step: what its tokens count, and what has come of them so far."""
-
-    weights_N: Tensor
-    """One over the policy loss's normaliser; zero for tokens of other minibatches."""
-    undecided_N: Tensor
-    """bool, True: a token of this minibatch that the surrogate counts on."""
-    value_weight: float
-    """One over the minibatch's tokens, whatever the policy loss is divided by."""
-    bonus: float
-    """Of each undecided token's entropy."""
-    loss: float = 0.0
-    entropy: float = 0.0
-    """Sum over undecided tokens, nats."""
 
 
 class Updater:
@@ -118,7 +98,6 @@ class Updater:
         self.entropy_bonus = EntropyBonus(algorithm.entropy)
         self.optimizer, self.critic = optimizer, critic
         self._algorithm = algorithm
-        self._max_completion_tokens = max_completion_tokens
         self._forward = Forward(
             model, train, temperature=temperature, abilities=abilities, autocast=autocast, critic=critic
         )
@@ -128,8 +107,14 @@ class Updater:
         in_reward = algorithm.beta != 0.0 and algorithm.kl.place == "reward"
         self._needs_old = algorithm.num_iterations > 1 or algorithm.minibatches > 1 or in_reward
         self._picks_tokens = algorithm.entropy.top_quantile < 1.0
-        self._loss_type = loss_type(algorithm, own_loss)
-        self._config = loss_config(algorithm, self._loss_type)
+        self._objective = Objective(
+            self._forward,
+            algorithm,
+            self.entropy_bonus,
+            critic,
+            max_completion_tokens=max_completion_tokens,
+            own_loss=own_loss,
+        )
 
     @property
     def warming_up(self) -> bool:
@@ -208,7 +193,7 @@ class Updater:
             for members in minibatches:
                 self._step(batch, members, stats, seen, writing)
         stats.loss /= max(1, algorithm.num_iterations * len(minibatches))
-        stats.metrics = seen.metrics(batch, self._config, algorithm.critic.epsilon)
+        stats.metrics = seen.metrics(batch, self._objective.config, algorithm.critic.epsilon)
         if self.entropy_bonus.enabled:
             stats.metrics["entropy_coef"] = self.entropy_bonus.coef
         if self.reference is not None:
@@ -230,7 +215,7 @@ class Updater:
         seen: Seen,
         writing: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        step = self._begin(batch, members)
+        step = self._objective.begin(batch, members)
         self._model.train()
         if self.critic is not None:
             self.critic.train()
@@ -239,7 +224,7 @@ class Updater:
         for row in self._forward.rows(batch, members):
             stats.micro_batches += 1
             stats.row_tokens += row.token_ids_T.numel()
-            for loss in self._losses(batch, row, step, seen):
+            for loss in self._objective.losses(batch, row, step, seen, critic_alone=self.warming_up):
                 total += loss.item()
                 forwarded = self._now()
                 loss.backward()
@@ -260,87 +245,6 @@ class Updater:
                 applied = self.critic.optimizer.step(loss=total).applied and applied
         stats.steps_skipped += not applied
         stats.optimizer_s += self._now() - started
-
-    def _begin(self, batch: Batch, members: list[int]) -> _Step:
-        steps = self._algorithm.minibatches
-        ours_S = torch.zeros(len(batch.sequences), dtype=torch.bool)
-        ours_S[members] = True
-        ours_N = ours_S[batch.sequence_N]
-        weights_N = torch.zeros(batch.num_tokens)
-        weights_N[ours_N] = token_weights(
-            self._loss_type.normaliser,
-            batch.sequence_N[ours_N],
-            batch_sequences=len(batch.sequences) / steps,
-            batch_tokens=batch.num_tokens / steps,
-            max_completion_tokens=self._max_completion_tokens,
-        )
-        undecided_N = ours_N
-        if self._picks_tokens:
-            assert batch.entropy_N is not None
-            undecided_N = torch.zeros_like(ours_N)
-            undecided_N[ours_N] = undecided(batch.entropy_N[ours_N], self._algorithm.entropy.top_quantile)
-        return _Step(
-            weights_N,
-            undecided_N,
-            value_weight=1.0 / max(1, int(ours_N.sum())),
-            bonus=self.entropy_bonus.applied / max(1, int(undecided_N.sum())),
-        )
-
-    def _losses(self, batch: Batch, row: MicroBatch, step: _Step, seen: Seen) -> Iterator[Tensor]:
-        """The losses of a row. One after another: a graph is gone before the next is built."""
-        critic, coef = self.critic, self._algorithm.critic.coef
-        if critic is None:
-            yield self._policy_loss(batch, row, step, seen, *self._logprobs(row, step))
-        elif self.warming_up:
-            # Weighed as later on, or the optimizer's moments would not fit when the policy joins.
-            value_loss = self._value_loss(batch, row, step, seen, self._forward.values(row))
-            yield coef * value_loss if critic.on_policy_trunk else value_loss
-        elif critic.on_policy_trunk:
-            policy_M, entropy_M, values_M = self._forward.logprobs_and_values(
-                row, entropy_gradient=step.bonus != 0.0
-            )
-            loss = self._policy_loss(batch, row, step, seen, policy_M, entropy_M)
-            yield loss + coef * self._value_loss(batch, row, step, seen, values_M)
-        else:
-            yield self._policy_loss(batch, row, step, seen, *self._logprobs(row, step))
-            yield self._value_loss(batch, row, step, seen, self._forward.values(row))
-
-    def _logprobs(self, row: MicroBatch, step: _Step) -> tuple[Tensor, Tensor]:
-        return self._forward.logprobs(row, entropy_gradient=step.bonus != 0.0)
-
-    def _policy_loss(
-        self, batch: Batch, row: MicroBatch, step: _Step, seen: Seen, policy_M: Tensor, entropy_M: Tensor
-    ) -> Tensor:
-        def here(values_N: Tensor) -> Tensor:
-            return values_N[row.index_M].to(self.device)
-
-        old_N, ref_N = batch.old_logprobs_N, batch.ref_logprobs_N
-        undecided_M = here(step.undecided_N)
-        inputs = LossInputs(
-            policy_logprobs_N=policy_M,
-            old_logprobs_N=policy_M.detach() if old_N is None else here(old_N),
-            sampler_logprobs_N=here(batch.sampler_logprobs_N),
-            advantages_N=here(batch.advantages_N),
-            sequence_N=here(batch.sequence_N),
-            entropy_N=entropy_M,
-            ref_logprobs_N=None if ref_N is None else here(ref_N),
-            undecided_N=undecided_M,
-        )
-        seen.add(row.index_M, inputs, self._config)
-        loss = policy_loss(inputs, here(step.weights_N), self._config)
-        counted = (entropy_M * undecided_M).sum()
-        if step.bonus != 0.0:
-            loss = loss - step.bonus * counted
-        step.entropy += counted.item()
-        step.loss += loss.item()
-        return loss
-
-    def _value_loss(self, batch: Batch, row: MicroBatch, step: _Step, seen: Seen, values_M: Tensor) -> Tensor:
-        assert batch.values_N is not None and batch.returns_N is not None
-        old_M, returns_M = (one[row.index_M].to(self.device) for one in (batch.values_N, batch.returns_N))
-        seen.add_values(row.index_M, values_M)
-        loss_M = clipped_value_loss(values_M, old_M, returns_M, self._algorithm.critic.epsilon)
-        return step.value_weight * loss_M.sum()
 
     def _now(self) -> float:
         if self.device.type != "cpu":
