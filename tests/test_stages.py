@@ -1,4 +1,4 @@
-"""A chain on the tiny model with the real engine: each stage goes on from the one before, after a stop too."""
+"""A chain on the tiny model with the real engine: each stage goes on from the one before, stopped or not."""
 
 from __future__ import annotations
 
