@@ -209,7 +209,8 @@ class Weights:
         """Disturb, publish, compare, restore.
 
         The disturbance grows until the policy has moved four times as far as engine and trainer differ at
-        rest (bfloat16 rounding); then a weight that did not reach the engine shows.
+        rest (bfloat16 rounding); then a weight that did not reach the engine shows. Rounding grows with the
+        weights, so a small share of that movement is allowed: of some hundred weights, each has a larger one.
         """
         at_rest = self.check()
         trained = self.policy.trained_parameters()
@@ -229,7 +230,8 @@ class Weights:
                 )
             self.publish(self.engine.version)
             disturbed = self.parity()
-            if not disturbed.mean <= max(2 * at_rest.mean, 1e-3 * moved):
+            rounding = 1e-3 if self._is_float32() else 2e-2
+            if not disturbed.mean <= max(2 * at_rest.mean, rounding * moved):
                 raise BindingError(
                     f"after a change of weights engine and trainer differ by {disturbed.mean:.2g} nats"
                 )
@@ -239,6 +241,10 @@ class Weights:
                     parameter.data.copy_(values)
             self.publish(self.engine.version)
         return at_rest
+
+    def _is_float32(self) -> bool:
+        both = (*self.policy.model.parameters(), *self.engine.model.parameters())
+        return all(parameter.dtype == torch.float32 for parameter in both)
 
     def _writing_now(self) -> Any:
         return self.writing(self.engine.version)

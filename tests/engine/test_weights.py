@@ -403,6 +403,31 @@ def test_every_architecture_shares_and_trains_or_says_why_not(kind, tmp_path):
         engine.close()
 
 
+def test_bfloat16_weights_are_proved_as_closely_as_their_rounding_allows(tmp_path):
+    from rft.engine.open import open_engine
+    from rft.engine.views import BindingError
+
+    folder = _save("Llama-untied", tmp_path / "llama")
+    engine = open_engine(
+        EngineSpec(), folder, dtype="bfloat16", max_model_len=96, max_num_seqs=8, seed=0, plain_weights=True
+    )
+    try:
+        policy = load(folder, dtype="bfloat16")
+        weights = bind(engine, policy, tolerance=0.15)
+        assert weights.mode == "shared", weights.refused
+        train(policy, 3, lambda step: weights.writing(step), rate=3e-3)
+        assert weights.check().mean < 0.01
+        # One of many weights that the engine has no part in is still found out.
+        weights._part()
+        weights._base_is_shared, weights.mode = False, "copy"
+        left_out = weights._views.pop("model.layers.0.self_attn.o_proj.weight")
+        weights._views["model.layers.0.self_attn.o_proj.weight"] = torch.empty_like(left_out)
+        with pytest.raises(BindingError, match="after a change of weights engine and trainer differ"):
+            weights._prove()
+    finally:
+        engine.close()
+
+
 def test_a_parameter_without_a_counterpart_is_named(engine):
     from rft.engine.views import BindingError, engine_views
 
