@@ -138,6 +138,7 @@ class Updater:
         """
         if self.critic is not None and state["critic"] is not None:
             self.critic.restore(state["critic"])
+        if self.critic is None or state["critic"] is not None:  # a critic that starts fresh warms up first
             self._updates = state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.entropy_bonus.restore(state["entropy"])
