@@ -4,13 +4,17 @@
 
 `rft train` on the packaged tiny model with the real engine, a checkpoint and a held-out evaluation at every
 step. Each trial is killed (SIGKILL, the whole process group) once or twice, resumed each time with `rft train
---resume`, and let run to its end. The moments are drawn, seeded: every fourth while the process starts, which
-is most of its life, the others from its first rollouts to its end, each from its own share of that time, so
-that rollouts, updates, checkpoints, evaluations and the final report all get their turn.
+--resume`, and let run to its end. The moments are drawn, seeded: every fourth while the process starts, the
+others from its first rollouts to its end, each from its own share of that time, so that rollouts, updates,
+checkpoints, evaluations and the final report all get their turn. They are counted in the process's own CPU
+seconds: what else the machine does shifts nothing.
 
-Equal means: SHA-256 over all tensors of the last checkpoint's weights and over its optimizer's, and every
-metric of every step except seconds, memory, and how many verdicts the cache gave. Two uninterrupted runs are
-compared first.
+Importing the libraries is half of a short run. So this process imports them once, and each start is a fork of
+it, until `--cold` asks for new processes. The run that all are compared with is cold in either case.
+
+Equal means: SHA-256 over all tensors of the last checkpoint's weights and over each part of its memory
+(optimizer, counts, random numbers), what it would have sampled next, and every metric of every step except
+seconds, memory, and how many verdicts the cache gave.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from _common import show, table
 
@@ -36,12 +41,12 @@ RFT = Path(sys.executable).with_name("rft")
 RECIPE = """\
 name: killed
 seed: 3
-model: {source: packaged:tiny, dtype: DTYPE}
+model: {source: packaged:tiny}
 data: {train: tasks.jsonl}
 evaluator: ./grader.py:early_letters
 rollout: {group_size: 4, max_new_tokens: 16}
 train:
-  steps: 12
+  steps: 10
   prompts_per_step: 4
   learning_rate: 1e-3
   optimizer: {schedule: cosine, warmup_steps: 1}
@@ -58,6 +63,14 @@ def early_letters(text):
 """
 _MOODS = ("time/", "memory/", "rollout/tokens_per_s", "eval/cached")
 """Metrics that depend on the machine's mood."""
+_HEAVY = (
+    *("vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "rft.cli", "rft.train", "rft.steplog"),
+    *("rft.engine.vllm", "rft.learn.update", "rft.models.policy"),
+)
+
+
+Start = Callable[[list[str], Path], int]
+"""Starts `rft` with these words in a folder, as the leader of a process group; gives its pid."""
 
 
 def main() -> None:
@@ -67,84 +80,126 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
+    parser.add_argument("--cold", action="store_true", help="import the libraries anew at each start")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe")
     parser.add_argument("--keep", type=Path, help="a folder for the runs, instead of one that is removed")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         result = measure(options, options.keep or Path(temporary))
     equal = sum(row["equal"] for row in result["trials"])
-    say = f"{equal} of {options.trials} killed runs end with the same weights, optimizer and metrics"
+    say = f"{equal} of {options.trials} killed runs end as an uninterrupted one"
     show({"equal": equal, **result}, options.json, lambda: print(table(result["trials"]), say, sep="\n"))
 
 
 def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """Two uninterrupted runs, then the trials."""
-    began = time.time()
-    whole = Trial(root / "whole", options.dtype)
+    recipe = [f"model.dtype={options.dtype}", *options.set]
+    whole = Trial(root / "whole", recipe, cold)
     whole.run()
-    life_s, start_s = time.time() - began, whole.first_rollouts() - began
-    again = Trial(root / "again", options.dtype)
+    start = cold if options.cold else warm()
+    again = Trial(root / "again", recipe, start)
     again.run()
     expected = whole.end()
     if differs := difference(expected, again.end()):
         sys.exit(f"two uninterrupted runs differ, so nothing can be compared: {differs}")
 
-    def trial(number: int) -> dict[str, Any]:
-        generator = random.Random(f"{options.seed}/{number}")
-        share = (number + generator.random()) / options.trials
-        moments_s = [share * start_s if number % 4 == 0 else start_s + share * (life_s - start_s)]
-        moments_s += [generator.random() * life_s] * (number % 2)  # for every other one a second kill
-        again, seen = 0, [""]
-        while not seen[0]:  # a machine that has become faster ends a run before its kill
-            one = Trial(root / f"trial-{number:02d}-{again}", options.dtype)
-            seen = [one.run(kill_after_s=moment_s * 0.9**again) for moment_s in moments_s]
-            again += 1
+    def moments(generator: random.Random, number: int, life_s: float) -> list[float]:
+        share, loop_s = (number + generator.random()) / options.trials, life_s - again.started_s
+        first_s = share * (again.started_s if number % 4 == 0 else loop_s)
+        left_s = loop_s if number % 4 == 0 else loop_s - first_s
+        one = first_s if number % 4 == 0 else again.started_s + first_s
+        two = again.started_s + generator.random() * left_s
+        return [one, two] if number % 2 else [one]
+
+    rows = []
+    for number in range(options.trials):
+        one = Trial(root / f"trial-{number:02d}", recipe, start)
+        drawn = moments(random.Random(f"{options.seed}/{number}"), number, again.cpu_s)
+        seen = [one.run(kill_at_s=moment_s) for moment_s in drawn]
         one.run()
         differs = difference(expected, one.end())
-        row = {"trial": number, "killed during": ", ".join(filter(None, seen)), "equal": not differs}
-        print(json.dumps({**row, "differs": differs}), file=sys.stderr, flush=True)
-        return row
+        rows.append({"trial": number, "killed during": ", ".join(filter(None, seen)), "equal": not differs})
+        print(json.dumps({**rows[-1], "differs": differs}), file=sys.stderr, flush=True)
+    return {"cpu_s": again.cpu_s, "started_s": again.started_s, "recipe": recipe, "trials": rows}
 
-    with ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(trial, range(options.trials)))
-    return {"life_s": round(life_s, 1), "start_s": round(start_s, 1), "dtype": options.dtype, "trials": rows}
+
+def cold(words: list[str], folder: Path) -> int:
+    """A new process."""
+    with open(folder / "log.txt", "ab") as log:
+        process = subprocess.Popen([RFT, *words], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    return process.pid
+
+
+def warm() -> Start:
+    """Forks of this process. Sound, as everything is imported before the first, and nothing computed."""
+    from rft.engine.open import prepare_process
+
+    prepare_process()
+    for name in _HEAVY:
+        import_module(name)
+
+    def start(words: list[str], folder: Path) -> int:
+        return os.fork() or _become(words, folder)
+
+    return start
+
+
+def _become(words: list[str], folder: Path) -> NoReturn:
+    code: Any = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream, to in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+            os.dup2(to, stream)
+        from rft.cli import main as rft
+
+        rft(words)
+    except SystemExit as left:
+        code = left.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class Trial:
     """One run in a folder of its own, started, killed and gone on with."""
 
-    def __init__(self, folder: Path, dtype: str) -> None:
+    def __init__(self, folder: Path, recipe: list[str], start: Start) -> None:
         folder.mkdir(parents=True)
-        self._folder = folder
+        self._folder, self._recipe, self._start = folder, recipe, start
+        self.cpu_s = self.started_s = 0.0
+        """CPU seconds of the last process, in all and up to its first rollouts."""
         (folder / "grader.py").write_text(GRADER)
-        (folder / "killed.yaml").write_text(RECIPE.replace("DTYPE", dtype))
+        (folder / "killed.yaml").write_text(RECIPE)
         rows = [{"prompt": f"Say something about {number}."} for number in range(40)]
         (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def run(self, kill_after_s: float | None = None) -> str:
-        """Starts the run or goes on with it, to its end or until killed; says what was under way then."""
+    def run(self, kill_at_s: float = float("inf")) -> str:
+        """Starts the run or goes on with it, to its end or until killed; says what was under way then.
+
+        Args:
+            kill_at_s: CPU seconds of the process.
+        """
         begun = bool(list(self._folder.glob("runs/killed/*/recipe.yaml")))
-        words = ["--resume", "killed"] if begun else ["killed.yaml"]
-        with open(self._folder / "log.txt", "ab") as log:
-            process = subprocess.Popen(
-                [RFT, "train", *words], cwd=self._folder, stdout=log, stderr=log, start_new_session=True
-            )
-            try:
-                process.wait(kill_after_s)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        words = ["train", "--resume", "killed"] if begun else ["train", "killed.yaml", *self._recipe]
+        pid = self._start(words, self._folder)
+        self.started_s = 0.0
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            self.cpu_s = _cpu_s(pid)
+            if self.cpu_s >= kill_at_s:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
                 return self._under_way(begun)
-        if process.returncode != 0:
+            if not self.started_s and list(self._folder.glob("runs/killed/*/rollouts/*")):
+                self.started_s = self.cpu_s
+            time.sleep(0.005)
+        if ended[1] != 0:
             sys.exit(f"{self._folder} failed:\n{(self._folder / 'log.txt').read_text()[-3000:]}")
         return ""
-
-    def first_rollouts(self) -> float:
-        """When the first were written down, in seconds since 1970."""
-        (path,) = self._folder.glob("runs/killed/*/rollouts/heldout-000000.parquet")
-        return path.stat().st_mtime
 
     def _under_way(self, begun: bool) -> str:
         """What the files tell about the moment of the kill."""
@@ -165,26 +220,27 @@ class Trial:
         return f"step {recorded + 1}" if not begun else f"start or step {recorded + 1}"
 
     def end(self) -> dict[str, Any]:
-        """What must be equal."""
+        """What must be equal: name to value."""
+        import torch
+        from safetensors.torch import load_file
+
         (run,) = self._folder.glob("runs/killed/*/")
         newest = max(run.glob("checkpoints/step-*"))
+        (weights,) = newest.glob("*.safetensors")
+        memory = torch.load(newest / "trainer" / "memory.pt", weights_only=True)
+        found = {"weights": _digest(load_file(weights))}
+        for kind, parts in memory.items():
+            found |= {f"{kind}.{name}": _digest(part) for name, part in parts.items()}
+        found["supply"] = json.loads((newest / "trainer" / "state.json").read_text())["supply"]
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        metrics = [
-            {name: value for name, value in line.items() if not name.startswith(_MOODS)} for line in lines
-        ]
-        return {"weights": _weights(newest), "memory": _memory(newest), "metrics": metrics}
+        for number, line in enumerate(lines):
+            found |= {f"{number}.{key}": value for key, value in line.items() if not key.startswith(_MOODS)}
+        return found
 
 
-def _weights(checkpoint: Path) -> str:
-    from safetensors.torch import load_file
-
-    return _digest(load_file(checkpoint / "model.safetensors"))
-
-
-def _memory(checkpoint: Path) -> str:
-    import torch
-
-    return _digest(torch.load(checkpoint / "trainer" / "memory.pt", weights_only=True)["updater"])
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _digest(value: Any) -> str:
@@ -209,13 +265,8 @@ def _digest(value: Any) -> str:
 
 def difference(expected: dict[str, Any], got: dict[str, Any]) -> str:
     """What is not equal, in words; empty when all is."""
-    found = [name for name in ("weights", "memory") if expected[name] != got[name]]
-    if len(expected["metrics"]) != len(got["metrics"]):
-        found.append(f"{len(got['metrics'])} steps instead of {len(expected['metrics'])}")
-    for mine, theirs in zip(expected["metrics"], got["metrics"], strict=False):
-        keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-        found += [f"step {mine['step']} {key}: {mine.get(key)} {theirs.get(key)}" for key in keys[:3]]
-    return "; ".join(found)
+    names = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
+    return ", ".join(f"{name} ({expected.get(name)}, {got.get(name)})" for name in names[:9])
 
 
 if __name__ == "__main__":
