@@ -8,7 +8,7 @@ The same on both sides: SmolLM2-135M-Instruct, bfloat16 weights, gradients and A
 recipes/quickstart.yaml in the same order, 8 prompts x 8 completions, temperature 1, GRPO with the DAPO
 normaliser, random rewards (so that every group trains on both sides), fused AdamW, all cores. The rows of rft
 differ in `master_weights` (its default keeps float32 masters) and in `gradient_checkpointing` (its default
-recomputes whole layers, "mlp" less); TRL runs without either, which is its fastest.
+recomputes whole layers, "rft none" nothing); TRL runs without either, which is its fastest.
 """
 
 from __future__ import annotations
@@ -45,29 +45,12 @@ def main() -> None:
         "--model", default="packaged:smollm2-135m-instruct", help="packaged:tiny for a quick look"
     )
     parser.add_argument("--free", action="store_true", help="let the model end its completions")
+    parser.add_argument("--no-masters-row", action="store_true", help="leave that row out: 4 GB less")
     parser.add_argument("--survey", action="store_true", help="compare TRL's modes instead")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
 
-    with ExitStack() as stack:
-        rivals = _trl_rivals(options) if options.survey else _rivals(options)
-        for rival in rivals:
-            stack.callback(rival.close)
-        measured: dict[str, list[dict[str, Any]]] = {rival.name: [] for rival in rivals}
-        for number in range(options.steps + 1):
-            for rival in list(rivals):
-                try:
-                    found = rival.step()
-                except RuntimeError as error:
-                    if not options.survey:
-                        raise
-                    print(f"{error}", file=sys.stderr)
-                    rivals.remove(rival)
-                    del measured[rival.name]
-                    continue
-                print(f"step {number} {rival.name}: {found['seconds']:.1f} s", file=sys.stderr)
-                if number:  # the first one warms up
-                    measured[rival.name].append(found)
+    measured = _survey(options) if options.survey else _in_turns(options)
     rows = [_row(name, found) for name, found in measured.items()]
     result: dict[str, Any] = {
         "mode": "free" if options.free else "equal",
@@ -79,17 +62,48 @@ def main() -> None:
     show(result, options.json, lambda: _say(result, rows))
 
 
+def _in_turns(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """What each side's steps cost; the first warms up and is not counted."""
+    with ExitStack() as stack:
+        rivals = _rivals(options)
+        for rival in rivals:
+            stack.callback(rival.close)
+        measured: dict[str, list[dict[str, Any]]] = {rival.name: [] for rival in rivals}
+        for number in range(options.steps + 1):
+            for rival in rivals:
+                found = _step(rival, number)
+                if number:
+                    measured[rival.name].append(found)
+    return measured
+
+
+def _survey(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """The same of TRL's modes, one after the other: five at a time would not fit into memory."""
+    measured = {}
+    for name, extra in TRL_MODES.items():
+        rival = _trl(name, extra or FASTEST, options)
+        try:
+            measured[name] = [_step(rival, number) for number in range(options.steps + 1)][1:]
+        except RuntimeError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+        finally:
+            rival.close()
+    return measured
+
+
+def _step(rival: Rival, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = rival.step()
+    print(f"step {number} {rival.name}: {found['seconds']:.1f} s", file=sys.stderr)
+    return found
+
+
 def _rivals(options: argparse.Namespace) -> list[Rival]:
-    return [
+    rivals = [
         _rft("rft", options, masters=False),
         _trl("trl", FASTEST, options),
-        _rft("rft masters", options, masters=True),
-        _rft("rft mlp", options, masters=False, checkpointing="mlp"),
+        _rft("rft none", options, masters=False, checkpointing="none"),
     ]
-
-
-def _trl_rivals(options: argparse.Namespace) -> list[Rival]:
-    return [_trl(name, extra or FASTEST, options) for name, extra in TRL_MODES.items()]
+    return rivals if options.no_masters_row else [*rivals, _rft("rft masters", options, masters=True)]
 
 
 def _rft(name: str, options: argparse.Namespace, *, masters: bool, checkpointing: str = "full") -> Rival:
@@ -136,18 +150,18 @@ def _row(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _ratios(sides: dict[str, dict[str, Any]]) -> dict[str, float]:
     ours, theirs = sides["rft"], sides["trl"]
-    masters, mlp = sides["rft masters"], sides["rft mlp"]
-    return {
+    ratios = {
         "speedup": theirs["seconds"] / ours["seconds"],
         "memory_ratio": ours["peak_gb"] / theirs["peak_gb"],
         "step_memory_ratio": ours["step_peak_gb"] / theirs["step_peak_gb"],
-        "speedup_masters": theirs["seconds"] / masters["seconds"],
-        "memory_ratio_masters": masters["peak_gb"] / theirs["peak_gb"],
-        "speedup_mlp": theirs["seconds"] / mlp["seconds"],
-        "memory_ratio_mlp": mlp["peak_gb"] / theirs["peak_gb"],
         "generate_speedup": theirs["generate_s"] / ours["generate_s"],
         "train_speedup": theirs["train_s"] / ours["train_s"],
     }
+    for name in ("none", "masters"):
+        if (side := sides.get(f"rft {name}")) is not None:
+            ratios[f"speedup_{name}"] = theirs["seconds"] / side["seconds"]
+            ratios[f"memory_ratio_{name}"] = side["peak_gb"] / theirs["peak_gb"]
+    return ratios
 
 
 def _say(result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
