@@ -65,7 +65,8 @@ class Gate(Composite):
 
     def _one(self, parts: Parts) -> Score:
         if "then" in parts:
-            return Score(float(parts["then"]), reason=parts["then"].reason)
+            then = parts["then"]
+            return Score(float(then), reason=then.reason, turn_values=then.turn_values)
         check = parts["check"]
         told = f"check {float(check):.3g} is below {self.config.at_least:g}"
         return Score(self.config.otherwise, reason=f"{told}: {check.reason}" if check.reason else told)
@@ -110,7 +111,8 @@ class First(Composite):
     def _one(self, parts: Parts) -> Score:
         for name, score in reversed(list(parts.items())):
             if score.ok:
-                return Score(float(score), reason=f"{name}: {score.reason or f'{float(score):.3g}'}")
+                told = f"{name}: {score.reason or f'{float(score):.3g}'}"
+                return Score(float(score), reason=told, turn_values=score.turn_values)
         return Score.skip("no part could judge it")
 
 

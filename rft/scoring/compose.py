@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from rft.evaluator import Evaluator
-from rft.scoring.composite import Composite, Part, Parts, left_out
+from rft.scoring.composite import Composite, Part, Parts, left_out, turns_together
 from rft.types import Score
 
 __all__ = ["NormalizeThenSum", "Part", "Product", "Weighted"]
@@ -55,7 +55,11 @@ class Weighted(Composite):
         low, high = self.range
         return [
             # Rounding may overstep by a last digit.
-            Score(min(max(_sum(parts, weights) / total, low), high), reason=_told(parts, weights))
+            Score(
+                min(max(_sum(parts, weights) / total, low), high),
+                reason=_told(parts, weights),
+                turn_values=turns_together(parts, {name: weights[name] / total for name in weights}),
+            )
             for parts in parts_G
         ]
 
@@ -88,13 +92,19 @@ class NormalizeThenSum(Composite):
                     for name, weight in weights.items()
                 ),
                 reason=_told(parts, weights),
+                turn_values=turns_together(
+                    parts, {name: weights[name] / scales[name][1] for name in weights}
+                ),
             )
             for parts in parts_G
         ]
 
 
 class Product(Composite):
-    """The product of its parts: one that is 0 makes the whole 0. Weights have no meaning here."""
+    """The product of its parts: one that is 0 makes the whole 0. Weights have no meaning here.
+
+    It passes on no values for turns: what a turn earns of a product depends on all the other turns.
+    """
 
     def __init__(self, **parts: Part | Evaluator) -> None:
         super().__init__(parts)

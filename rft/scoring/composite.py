@@ -165,6 +165,17 @@ def left_out(parts_G: Iterable[Parts]) -> set[str]:
     return {name for parts in parts_G for name, score in parts.items() if not score.ok}
 
 
+def turns_together(parts: Parts, weights: Mapping[str, float]) -> tuple[float, ...] | None:
+    """The weighted sum of the parts' values for turns; None where no part that counts has any.
+
+    A part without values earns nothing before the end: its share of the score stays with the last turn.
+    """
+    given = [(weight, parts[name].turn_values) for name, weight in weights.items() if weight]
+    known = [[weight * value for value in values] for weight, values in given if values is not None]
+    # A rollout has one number of turns, and every part's values are checked against it.
+    return tuple(map(sum, zip(*known, strict=True))) if known else None
+
+
 def masked_by(name: str, score: Score) -> Score:
     """The composite's status when a required part has no number: the part's own, saying which part."""
     if score.failure is None:
@@ -179,6 +190,7 @@ def _settled(before: Score, now: Score | None, parts: Parts) -> Score:
         value=now.value,
         status=now.status,
         reason=now.reason,
+        turn_values=now.turn_values,
         metrics=now.metrics,
         failure=now.failure,
         parts=parts,

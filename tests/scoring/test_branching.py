@@ -159,3 +159,10 @@ def test_weights_and_optional_parts_have_no_meaning_here():
     for part in (Part(plain, weight=0.5), Part(plain, optional=True)):
         with pytest.raises(TypeError, match="First: a can have no weight and cannot be optional"):
             First(a=part, b=plain)
+
+
+def test_whoever_decides_gives_the_values_of_turns():
+    judge = Asked(Score(1.0, turn_values=(0.25,))).evaluator
+    assert judged(Gate(check=Asked(1.0).evaluator, then=judge)).turn_values == (0.25,)
+    assert judged(First(cheap=Asked(0.0).evaluator, dear=judge)).turn_values == (0.25,)
+    assert judged(Gate(check=Asked(0.0).evaluator, then=judge)).turn_values is None

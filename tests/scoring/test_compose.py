@@ -299,3 +299,53 @@ def test_a_masked_member_has_no_part_in_the_mean():
 
     got = score(NormalizeThenSum(length=fragile), prompt="?", completions=["a" * 3, "down", "a"])
     assert [s.value for s in got] == [pytest.approx(1.0), None, pytest.approx(-1.0)]
+
+
+def in_turns(value, *turns):
+    return Score(value, turn_values=turns)
+
+
+@pytest.mark.parametrize(
+    ("whole", "turns"),
+    [
+        # (1 x 0.2 + 0.5 x 0.4, 1 x 0.8 + 0.5 x 0) / (1 + 0.5 + 0.5)
+        (Weighted(a=giving(0), b=Part(giving(0), weight=0.5), c=Part(giving(0), weight=-0.5)), (0.2, 0.4)),
+        (Weighted(a=giving(0), b=Part(giving(0), weight=0), c=giving(0)), (0.1, 0.4)),
+        (Weighted(a=Part(giving(0), weight=0), b=Part(giving(0), weight=0), c=giving(0)), None),
+        (Product(a=giving(0), b=giving(0), c=giving(0)), None),
+    ],
+)
+def test_values_of_turns_are_weighed_like_the_scores_they_are_shares_of(whole, turns):
+    parts = {"a": in_turns(1.0, 0.2, 0.8), "b": in_turns(0.4, 0.4, 0.0), "c": Score(0.5)}
+    assert whole.combine([parts])[0].turn_values == (None if turns is None else pytest.approx(turns))
+
+
+def test_values_of_turns_are_scaled_as_their_part_is():
+    whole = NormalizeThenSum(a=giving(0), b=giving(0))
+    parts = [{"a": in_turns(a, a / 2, a / 2), "b": Score(0.5)} for a in (0.0, 1.0)]
+    # The deviation of 0 and 1 is 0.5.
+    assert [score.turn_values for score in whole.combine(parts)] == [(0.0, 0.0), (1.0, 1.0)]
+
+
+def test_a_composites_score_carries_the_values_of_turns():
+    judge = giving(Score(1.0, turn_values=(0.25,)))
+    weighed = Weighted(a=judge, b=giving(0.0))
+    assert score(weighed, prompt="?", completion="!").turn_values == (0.125,)
+
+
+def test_values_of_turns_survive_the_settling_of_a_group():
+    judge = giving(Score(1.0, turn_values=(0.25,)))
+    whole = NormalizeThenSum(a=judge, b=giving(0.0))
+    task = Task("t", "?")
+    said = (*task.messages, Message("assistant", "!"))
+    rollouts = [Rollout(f"t/{i}", "t", task, said) for i in range(2)]
+
+    async def run():
+        async with ScoringRunner(whole) as runner:
+            before = [await runner.score(rollout) for rollout in rollouts]
+            # As if the judge had seen a difference.
+            before[0] = before[0].stamped(parts=before[0].parts | {"a": in_turns(0.0, 0.0)})
+            return await runner.settle(rollouts, before)
+
+    # Values of 0 and 1 deviate by 0.5.
+    assert [one.turn_values for one in asyncio.run(run())] == [(0.0,), (0.5,)]
