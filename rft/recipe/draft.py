@@ -147,14 +147,30 @@ def _override(draft: Draft, path: str, value: Any, origin: Origin) -> None:
     """Sets one key. Text for a section sets what it stands for and leaves the section's other keys.
 
     A new evaluator or environment is the exception: the arguments of the old one mean nothing to it.
+    `stages.0.train.steps` is a key of the first stage, which has the keys of a recipe.
     """
+    root, place = draft.data, ""
+    if path.startswith("stages."):
+        place = ".".join(path.split(".")[:2])
+        stage = _stage(draft, place)
+        path = path.removeprefix(place).removeprefix(".")
+        if stage is None or not path:
+            stages = draft.data.get("stages")
+            count = len(stages) if isinstance(stages, list) else 0
+            told = (
+                f"cannot be set: there are {count} stages, counted from 0; set a key of one, as in "
+                "stages.0.train.steps=5, or all of `stages`"
+            )
+            draft.problems.append(Problem(f"{place}.{path}".removesuffix("."), told, origin=origin.words))
+            return
+        root, place = stage, f"{place}."
     section: type[Section] | None = Recipe
     for key in path.split("."):
         known = fields_of(section).get(key) if section is not None else None
         section = section_of(known.annotation) if known is not None else None
     if section is not None and section.shorthand and isinstance(value, section.short_types):
         if issubclass(section, Use):
-            was = draft.data.get(path)
+            was = root.get(path)
             kept = (
                 {key: was[key] for key in was if key not in ("use", "with")} if isinstance(was, dict) else {}
             )
@@ -162,18 +178,32 @@ def _override(draft: Draft, path: str, value: Any, origin: Origin) -> None:
         else:
             path = f"{path}.{section.shorthand}"
     *above, last = path.split(".")
-    here = draft.data
+    here = root
     for depth, key in enumerate(above, start=1):
+        name = f"{place}{'.'.join(above[:depth])}"
         if here.get(key) is None:
             here[key] = {}
-            draft.origins[".".join(above[:depth])] = origin
+            draft.origins[name] = origin
         here = here[key]
         if not isinstance(here, dict):
-            told = f"cannot be set: {'.'.join(above[:depth])} is {here!r} and holds no keys"
-            draft.problems.append(Problem(path, told, origin=origin.words))
+            told = f"cannot be set: {name} is {here!r} and holds no keys"
+            draft.problems.append(Problem(f"{place}{path}", told, origin=origin.words))
             return
     here[last] = value
     draft.data = spell_out(draft.data, Recipe)
+    path = f"{place}{path}"
     for stale in [known for known in draft.origins if known.startswith(f"{path}.")]:
         del draft.origins[stale]
     draft.origins[path] = origin
+
+
+def _stage(draft: Draft, place: str) -> dict[str, Any] | None:
+    """The keys of the stage at `stages.N`, to be set; a kind of algorithm alone is spelt out for that."""
+    stages, number = draft.data.get("stages"), place.partition(".")[2]
+    if not isinstance(stages, list) or not number.isdecimal() or int(number) >= len(stages):
+        return None
+    if isinstance(stages[int(number)], str):
+        draft.origins[f"{place}.algorithm.kind"] = draft.origin(place)
+        stages[int(number)] = {"algorithm": {"kind": stages[int(number)]}}
+    stage = stages[int(number)]
+    return stage if isinstance(stage, dict) else None

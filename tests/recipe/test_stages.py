@@ -60,6 +60,35 @@ def test_stages_may_be_given_on_the_command_line(tmp_path):
     assert [stage.algorithm.kind for stage in stage_recipes(recipe)] == ["sft", "dpo"]
 
 
+def test_a_key_of_one_stage_may_be_given_on_the_command_line(tmp_path):
+    path = write(tmp_path, "  - {algorithm: sft, train: {steps: 3}}\n  - grpo\n")
+    overrides = ["stages.0.train.steps=5", "stages.1.algorithm.epsilon=0.3", "stages.1.evaluator=includes"]
+    recipe = load_recipe(path, overrides)
+    sft, grpo = stage_recipes(recipe)
+    assert (sft.train.steps, grpo.train.steps) == (5, 9)
+    assert (grpo.algorithm.kind, grpo.algorithm.epsilon, grpo.evaluator.use) == ("grpo", 0.3, "includes")
+    assert sft.evaluator == recipe.evaluator
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stages.0.train.stpes=5", "override stages.0.train.stpes=5, stages.0.train.stpes: unknown key"),
+        ("stages.1.algorithm.epsilon=-1", "override stages.1.algorithm.epsilon=-1, stages.1.algorithm.eps"),
+        ("stages.2.train.steps=5", "stages.2.train.steps: cannot be set: there are 2 stages, counted from 0"),
+        ("stages.0=grpo", "stages.0: cannot be set"),
+        ("stages.first.seed=3", "stages.first.seed: cannot be set"),
+        ("stages.1.name.x=3", "stages.1.name"),
+        ("stages.0.algorithm.kind.x=3", "stages.0.algorithm.kind is 'sft' and holds no keys"),
+    ],
+)
+def test_a_wrong_key_of_one_stage_is_named_with_its_override(tmp_path, override, said):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, "  - sft\n  - grpo\n"), [override])
+    assert said in str(caught.value)
+    assert "1 mistake" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
