@@ -24,4 +24,4 @@ lock: setup
 	.venv/bin/python scripts/lock
 
 clean:
-	rm -rf .venv .adapter-env build dist *.egg-info
+	rm -rf .venv .side-env build dist *.egg-info

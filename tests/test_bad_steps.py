@@ -15,6 +15,7 @@ from rft.bad_steps import KEPT, after_update, load_failed
 from rft.errors import RunError, RunStopped
 from rft.learn.batch import Batch, to_batch
 from rft.learn.credit import assign_credit
+from rft.learn.critic import build_critic
 from rft.learn.probe import Abilities
 from rft.learn.update import Updater, UpdateStats, build_optimizer
 from rft.recipe.schema import AlgorithmSpec, TrainSpec
@@ -36,6 +37,7 @@ def updater(model: LlamaForCausalLM, **algorithm) -> Updater:
         temperature=1.0,
         max_completion_tokens=16,
         abilities=Abilities("shared", True, ()),
+        critic=build_critic(model, spec, TRAIN),
     )
 
 
@@ -93,6 +95,21 @@ def test_a_loss_that_is_not_finite_is_not_applied_though_its_gradient_is(tiny_mo
     assert not update.optimizer.step(loss=float("inf")).applied
     assert all(map(torch.equal, before, everything(update, tiny_model)))
     assert all(parameter.grad is None for parameter in tiny_model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["head", "model"])
+def test_a_critic_holds_still_too(tiny_model, kind):
+    algorithm = AlgorithmSpec(kind="ppo", critic={"kind": kind})
+    update = updater(tiny_model, kind="ppo", critic={"kind": kind})
+    critic = update.critic
+    batch = batch_for(update, algorithm)
+    assert update.update(batch).steps == 1
+    before = copy.deepcopy(critic.state())
+    stats = update.update(infinite_advantage(batch, tiny_model))
+    assert (stats.steps, stats.steps_skipped) == (0, 1)
+    torch.testing.assert_close(critic.state(), before, rtol=0.0, atol=0.0)
+    assert update.update(batch).steps == 1
+    assert not torch.equal(critic.head.weight, before["parameters"]["head.weight"])
 
 
 @pytest.fixture

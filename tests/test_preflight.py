@@ -14,6 +14,7 @@ from rft.check.report import Report, store_report
 from rft.errors import RecipeError, RunError
 from rft.preflight import check_recipe, require_check
 from rft.runs.folder import RunFolder
+from rft.runs.tracker_kinds import KINDS
 
 GRADER = """
 from rft import evaluator
@@ -70,6 +71,14 @@ def test_mistakes_of_all_parts_come_out_together(folder):
     assert "did you mean single_turn?" in said["environment.use"]
     assert "did you mean tasks.jsonl?" in said["data.train"]
     assert f"{folder / 'held.csv'}:2: no prompt" in said["data.eval"]
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_how_to_install_it(folder, monkeypatch):
+    monkeypatch.setattr(KINDS["mlflow"], "package", "no_such_tracker")
+    report = check_recipe(folder / "recipe.yaml", ["tracking=[tensorboard, mlflow]"])
+    (problem,) = report.problems
+    assert (problem.path, problem.got) == ("tracking.to", "mlflow")
+    assert str(problem).endswith("no_such_tracker is not installed: pip install mlflow (got mlflow)"), problem
 
 
 def test_the_data_must_have_what_the_evaluator_reads(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from rft.cli import main
 from rft.errors import RunStopped, UserError
 from rft.recipe.load import load_recipe
 from rft.runs.folder import RunFolder
+from rft.runs.metrics import find_metric
 from rft.runs.summary import Summary
 from rft.runs.view import View
 
@@ -182,6 +184,11 @@ def test_engine_and_trainer_agree_at_every_step(finished):
         assert {"heldout/mean", "heldout/low", "heldout/high"} <= step.keys()
 
 
+def test_the_table_explains_every_number_that_is_written(finished):
+    written = {key for step in finished.run.metrics() for key in step}
+    assert {key for key in written if find_metric(key) is None} == {"step"}
+
+
 def test_rollouts_are_kept_with_tokens_scores_and_weight_versions(finished):
     import pyarrow.parquet
 
@@ -267,6 +274,40 @@ def test_an_evaluator_that_drifts_under_the_run_stops_it_after_a_checkpoint(reci
     told = [event for event in run.events() if event["kind"] == "golden_cases"]
     assert [(event["step"], len(event["drifted"])) for event in told] == [(2, 1), (3, 1)]
     assert (run.checkpoints_path / "step-000003").is_dir()
+
+
+def test_a_bad_step_moves_nothing_is_kept_and_stops_the_run_when_another_follows(recipe, monkeypatch):
+    import torch
+    from safetensors.torch import load_file
+
+    from rft.bad_steps import load_failed
+    from rft.learn import credit
+
+    asked: list[int] = []
+    assign_credit = credit.assign_credit
+
+    def sometimes_not_a_number(batch, *rest):
+        batch = assign_credit(batch, *rest)
+        asked.append(len(asked) + 1)
+        if asked[-1] in (2, 4, 5):
+            batch.advantages_N[0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(credit, "assign_credit", sometimes_not_a_number)
+    with pytest.raises(RunStopped, match="2 updates in a row had a loss or gradient that was not finite"):
+        train(recipe, "train.steps=9", "train.max_bad_steps=2", "train.checkpoint.keep=9", "eval.every=0")
+    run = RunFolder.open("tiny")
+    assert (run.status.state, run.status.step) == ("stopped", 5)
+    assert [step["update/skipped"] for step in run.metrics()] == [0, 1, 0, 1, 1]
+    weights = [load_file(folder / "model.safetensors") for folder in sorted(run.checkpoints_path.iterdir())]
+    unmoved = [
+        all(torch.equal(old[name], new[name]) for name in old) for old, new in itertools.pairwise(weights)
+    ]
+    assert unmoved == [True, False, True, True]
+    assert all(step["mismatch/mean_abs"] < 1e-5 for step in run.metrics())
+    kept = [load_failed(path) for path in sorted((run.path / "failed").iterdir())]
+    assert [failed.step for failed in kept] == [2, 4, 5]
+    assert all("advantages_N" in fields for failed in kept for fields in failed.suspects.values())
 
 
 def test_a_run_that_its_evaluator_makes_too_dear_is_refused_before_it_begins(recipe):

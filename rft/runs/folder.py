@@ -10,6 +10,8 @@
       journal.sqlite    evaluations made, so that none is paid for twice, see rft/scoring/journal.py
       rollouts/         every rollout with its tokens and its score, one Parquet file a step
       checkpoints/      step-000012/, see rft/runs/checkpoint.py
+      failed/           batches of updates that were not applied, see rft/bad_steps.py
+      trackers/         how far each tracker has come, and its files, see rft/runs/trackers.py
       logs/engine.log   the chatter of the libraries, see rft/runs/quiet.py
       report.md         before and after
       check.json, .md   the check of the evaluator, if it was checked

@@ -33,6 +33,8 @@ class About:
     """The tracker's own, inside the run's; made by then."""
     args: Mapping[str, Any]
     """From the recipe; they win over what is chosen here."""
+    config: Mapping[str, Any]
+    """The recipe, flat."""
     known_as: str | None = None
     """What the tracker called this run when it was first started, if it was."""
 
@@ -138,7 +140,8 @@ class Trackio(Tracker):
     def start(self, about: About) -> str:
         from accelerate.tracking import TrackioTracker
 
-        args = {"name": about.run_id, "resume": "allow", "embed": False, **about.args}
+        config = dict(about.config)  # given to `init`, or going on would empty it
+        args = {"name": about.run_id, "resume": "allow", "embed": False, "config": config, **about.args}
         self.tracker = TrackioTracker(about.project, **args)
         self.tracker.start()
         return str(args["name"])

@@ -18,18 +18,17 @@ from types import TracebackType
 from typing import Any
 
 from rft.errors import RunError
-from rft.recipe.schema import Recipe, Section
+from rft.recipe.schema import Recipe, TrackerName
 from rft.runs.files import to_json, write_whole
 from rft.runs.folder import RunFolder
-from rft.runs.tracker_kinds import KINDS, About, Tracker
-from rft.secrets import Secret, hide, is_telling, redact
+from rft.runs.tracker_kinds import KINDS, About
+from rft.runs.tracker_views import configuration, rollout_table
+from rft.secrets import redact
 
 log = logging.getLogger("rft")
 
 _PATIENCE_S = 30.0
 """How long the end of a run waits for trackers that lag."""
-_LONGEST = 2000
-"""Characters of a prompt, an answer or a reason."""
 
 
 class Trackers:
@@ -47,12 +46,8 @@ class Trackers:
         self._followers: list[_Follower] = []
 
     def __enter__(self) -> Trackers:
-        folder = self._run.path / "trackers"
-        for name in dict.fromkeys(self._recipe.tracking.to):
-            own = folder / name
-            own.mkdir(parents=True, exist_ok=True)
-            tracker = KINDS[name](own)
-            self._followers.append(_Follower(name, tracker, own, self._run, self._recipe, self._note))
+        names = dict.fromkeys(self._recipe.tracking.to)
+        self._followers = [_Follower(name, self._recipe, self._run, self._note) for name in names]
         return self
 
     def wake(self) -> None:
@@ -70,27 +65,24 @@ class Trackers:
 
 
 class _Follower:
+    """One tracker, its thread, and how far it has come."""
+
     def __init__(
-        self,
-        name: str,
-        tracker: Tracker,
-        folder: Path,
-        run: RunFolder,
-        recipe: Recipe,
-        note: Callable[[str], None],
+        self, name: TrackerName, recipe: Recipe, run: RunFolder, note: Callable[[str], None]
     ) -> None:
-        self._name, self._tracker, self._folder = name, tracker, folder
-        self._run, self._recipe, self._note = run, recipe, note
-        self._mark = _Mark(folder.with_suffix(".json"))
+        self._name, self._recipe, self._run, self._note = name, recipe, run, note
+        self._folder = run.path / "trackers" / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._tracker = KINDS[name](self._folder)
+        self._mark = _Mark(self._folder.with_suffix(".json"))
+        self._offset = 0  # in metrics.jsonl
+        self._started = self._ending = self._complained = False
         self._news = threading.Event()
-        self._ending = self._started = self._complained = False
-        self._offset = 0
-        self._error: Exception | None = None
         # A daemon, begun with the first step: accelerate imports torch, which has to wait for the engine.
         self._thread = threading.Thread(target=self._follow, name=f"rft-{name}", daemon=True)
 
     def wake(self) -> None:
-        if not self._thread.is_alive() and not self._ending:
+        if not self._thread.is_alive():
             self._thread.start()
         self._news.set()
 
@@ -113,13 +105,10 @@ class _Follower:
             last = self._ending
             try:
                 self._catch_up()
+                if last:
+                    self._tracker.tracker.finish()
             except Exception as error:
                 self._complain(error)
-        try:
-            if self._started:
-                self._tracker.tracker.finish()
-        except Exception as error:
-            self._complain(error)
 
     def _complain(self, error: Exception) -> None:
         told = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -135,10 +124,11 @@ class _Follower:
         """Hands on what is new. Where that fails, the next call begins with the step that failed."""
         if not self._started:
             self._start()
+        if self._offset == 0:
+            for step, values in _heldout_before(self._run):
+                self._log(step, values)
         for row, after in complete_rows(self._run.path / "metrics.jsonl", self._offset):
-            step = int(row.pop("step"))
-            if step > self._mark.step:
-                self._log(step, row)
+            self._log(int(row.pop("step")), row)
             self._offset = after
 
     def _start(self) -> None:
@@ -146,28 +136,28 @@ class _Follower:
 
         PartialState()  # accelerate's classes ask it whether they are the main process
         spec = self._recipe.tracking
-        mark = self._mark
-        is_new = mark.known_as is None
         about = About(
             project=spec.project,
             run_name=f"{self._run.name}/{self._run.id}",
             run_id=self._run.id,
             folder=self._folder,
-            args=spec.args.get(self._name, {}),  # type: ignore[call-overload]  # one of KINDS' names
-            known_as=mark.known_as,
+            args=spec.args.get(self._name, {}),
+            config=configuration(self._recipe),
+            known_as=self._mark.known_as,
         )
-        mark.known_as = self._tracker.start(about)
+        known_as = self._tracker.start(about)
         self._started = True
-        mark.save()
-        if is_new:
-            self._tracker.tracker.store_init_configuration(configuration(self._recipe))
-            for step, values in _heldout_before(self._run):
-                self._log(step, values)
+        if self._mark.known_as is None:
+            self._mark.known_as = known_as
+            self._mark.save(self._mark.step)
+            self._tracker.tracker.store_init_configuration(about.config)
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        before = self._mark.step
+        if step <= before:
+            return
         finite = {key: value for key, value in values.items() if value is not None}
         table = rollout_table(self._run, step, self._recipe.tracking.rollouts)
-        before = self._mark.step
         self._mark.save(step)
         try:
             self._tracker.log(step, finite, table)
@@ -176,15 +166,8 @@ class _Follower:
             raise
 
 
-def _heldout_before(run: RunFolder) -> Iterator[tuple[int, dict[str, float]]]:
-    """What the held-out tasks gave before the first step; it stands with the events, not with the steps."""
-    for event in run.events():
-        if event["kind"] == "heldout" and event["when"] == "before":
-            yield event["step"], {key: value for key, value in event.items() if key.startswith("heldout/")}
-
-
 class _Mark:
-    """How far a tracker has come: the last step it was given, and what it calls the run."""
+    """The last step a tracker was given, and what it calls the run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -199,9 +182,16 @@ class _Mark:
                     f"{path} cannot be read ({error}); remove it to report the run from its first step again"
                 ) from error
 
-    def save(self, step: int | None = None) -> None:
-        self.step = self.step if step is None else step
-        write_whole(self._path, to_json({"step": self.step, "known_as": self.known_as}) + "\n")
+    def save(self, step: int) -> None:
+        self.step = step
+        write_whole(self._path, to_json({"step": step, "known_as": self.known_as}) + "\n")
+
+
+def _heldout_before(run: RunFolder) -> Iterator[tuple[int, dict[str, float]]]:
+    """What the held-out tasks gave before the first step; it stands with the events, not with the steps."""
+    for event in run.events():
+        if event["kind"] == "heldout" and event["when"] == "before":
+            yield event["step"], {key: value for key, value in event.items() if key.startswith("heldout/")}
 
 
 def complete_rows(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
@@ -215,64 +205,3 @@ def complete_rows(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int
                 return
             offset += len(line)
             yield json.loads(line), offset
-
-
-def configuration(recipe: Recipe) -> dict[str, str | int | float | bool]:
-    """The resolved recipe with dotted keys, for trackers that know no nesting, and without secrets.
-
-    A secret that is named (`env:NAME`) stays named. One that somebody wrote out among the arguments of a
-    class of theirs, under a telling key, becomes stars.
-    """
-    return dict(_flat(recipe, ""))
-
-
-def _flat(value: Any, key: str) -> Iterator[tuple[str, str | int | float | bool]]:
-    inner: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
-    if isinstance(value, Section):
-        fields = type(value).model_fields.items()
-        inner = {field.alias or name: getattr(value, name) for name, field in fields}
-    if inner:
-        for name, one in inner.items():
-            path = f"{key}.{name}" if key else name
-            written_out = isinstance(one, str) and not Secret.is_written(one)
-            if isinstance(value, Mapping) and is_telling(name) and written_out:
-                yield path, "***"
-            else:
-                yield from _flat(one, path)
-    elif isinstance(value, (bool, int, float)):
-        yield key, value
-    else:
-        yield key, redact(value if isinstance(value, str) else to_json(value))
-
-
-def rollout_table(run: RunFolder, step: int, rows: int) -> list[list[Any]]:
-    """Some rollouts of a step, spread evenly over its groups, under `COLUMNS`; none where no file is."""
-    path = next((one for one in run.rollout_files() if one.stem == f"step-{step:06d}"), None)
-    if path is None or rows == 0:
-        return []
-    from rft.runs.rollouts import read_rollouts
-
-    found = read_rollouts(path)
-    spread = [found[n * len(found) // rows] for n in range(rows)] if len(found) > rows else found
-    return [
-        [
-            _text(_asked(one["prompt"])),
-            _text(one["text"]),
-            one["reward"],
-            _text(one["reason"] or one["status"]),
-        ]
-        for one in spread
-    ]
-
-
-def _asked(prompt: str) -> str:
-    """A stored prompt, which is JSON for a chat and plain text otherwise, for people."""
-    try:
-        return "\n".join(f"{message['role']}: {message['content']}" for message in json.loads(prompt))
-    except (ValueError, LookupError, TypeError):
-        return prompt
-
-
-def _text(text: str) -> str:
-    text = hide(text)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

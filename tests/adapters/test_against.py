@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".adapter-env" / "bin" / "python"
+PYTHON = ROOT / ".side-env" / "bin" / "python"
 
 
-@pytest.mark.adapters
-@pytest.mark.skipif(not PYTHON.exists(), reason="no .adapter-env; scripts/adapter-envs makes it in a minute")
+@pytest.mark.side_env
+@pytest.mark.skipif(not PYTHON.exists(), reason="no .side-env; scripts/side-env makes it in a minute")
 @pytest.mark.parametrize("tests", ["test_verifiers.py", "test_eval_protocol.py", "test_inspect.py"])
 def test_the_bridge_carries_what_the_real_package_gives(tests):
     command = [PYTHON, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-c", os.devnull]

@@ -1,4 +1,4 @@
-"""Runs in .adapter-env, with eval-protocol 0.3.33."""
+"""Runs in .side-env, with eval-protocol 0.3.33."""
 
 from __future__ import annotations
 

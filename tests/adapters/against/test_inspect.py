@@ -1,4 +1,4 @@
-"""Runs in .adapter-env, with inspect_ai 0.3.285."""
+"""Runs in .side-env, with inspect_ai 0.3.285."""
 
 from __future__ import annotations
 

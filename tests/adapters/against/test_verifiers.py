@@ -1,4 +1,4 @@
-"""Runs in .adapter-env, with verifiers 0.3.1: rubrics of `verifiers.legacy`, and tasks."""
+"""Runs in .side-env, with verifiers 0.3.1: rubrics of `verifiers.legacy`, and tasks."""
 
 from __future__ import annotations
 
