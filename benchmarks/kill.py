@@ -210,7 +210,8 @@ class Trial:
         if (run / "report.md").exists():
             return "after the report"
         steps = Counter(path.name.partition("-")[0] for path in run.glob("rollouts/*.parquet"))
-        recorded = len((run / "metrics.jsonl").read_text().splitlines()) if steps["step"] else 0
+        metrics = run / "metrics.jsonl"
+        recorded = len(metrics.read_text().splitlines()) if metrics.exists() else 0
         if list(run.glob("checkpoints/.step-*")):
             return f"checkpoint {recorded}"
         if steps["step"] > recorded:
