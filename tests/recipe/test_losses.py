@@ -50,6 +50,7 @@ def write(tmp_path):
         ),
         ("beta: 0.1, kl: {estimator: k1}", "algorithm.kl.estimator", "k1 has no gradient in a loss"),
         ("kl: {corrected: true, place: reward}", "algorithm.kl.corrected", "is for kl.place: loss"),
+        ("kl: {sync_every: 5}", "algorithm.kl.sync_every", "that algorithm.beta: 0 does not ask"),
         ("entropy: {coef: 2, target: 1}", "algorithm.entropy.coef", "starts above coef_max"),
         ("mismatch: {mode: icepop, clip_min: 4}", "algorithm.mismatch.clip_min", "must be below clip_max"),
         ("critic: {lam: 1}", "algorithm.critic", "is for kind: ppo"),

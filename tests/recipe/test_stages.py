@@ -110,6 +110,12 @@ def test_a_wrong_stage_is_named_with_its_line(tmp_path, stage, said):
     assert "1 mistake" in str(caught.value)
 
 
+def test_a_key_that_trls_config_lacks_too_is_not_recommended(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, "  - {algorithm: {kind: sft, beta: 0.1}}\n"))
+    assert str(caught.value).endswith("stages.0.algorithm.beta: means nothing for sft")
+
+
 def test_all_mistakes_of_all_stages_come_at_once_and_the_recipes_own_but_once(tmp_path):
     whole = WHOLE.replace("steps: 9", "stpes: 9")
     with pytest.raises(RecipeError) as caught:

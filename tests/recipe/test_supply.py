@@ -26,6 +26,7 @@ def recipe(rollout: dict[str, Any], algorithm: dict[str, Any]) -> Recipe:
             {},
             "rollout.max_staleness must be at least 2",
         ),
+        ({"max_staleness": 3}, {}, "rollout.max_staleness bounds nothing: set rollout.keep_partial"),
         ({"lockstep": True, "oversample": 1.5}, {}, "rollout.lockstep keeps runs the same"),
         ({"one_step_off": True}, {"mismatch": {"mode": "off"}}, "algorithm.mismatch.mode must not be off"),
         (
@@ -54,3 +55,11 @@ def test_the_rest_goes_together(rollout):
 
 def test_learning_from_examples_asks_for_no_groups():
     assert recipe({"refill_rounds": 2}, {"kind": "sft"}).algorithm.kind == "sft"
+
+
+@pytest.mark.parametrize("low", [0.5, 0.9])
+def test_a_curriculum_with_nothing_in_the_middle_is_refused(low):
+    curriculum = {"low": low, "high": 0.5}
+    needed = {"model": {"source": "m"}, "evaluator": "exact"}
+    with pytest.raises(ValidationError, match="data.curriculum.low must be below data.curriculum.high"):
+        Recipe.model_validate(needed | {"data": {"train": "t.jsonl", "curriculum": curriculum}})

@@ -68,6 +68,9 @@ class Recipe(Section):
         least = self.algorithm.min_members
         if self.rollout.group_size < least:
             yield "rollout.group_size", f"must be at least {least}: answers to one prompt are compared"
+        curriculum = self.data.curriculum
+        if curriculum is not None and curriculum.low >= curriculum.high:
+            yield "data.curriculum.low", "must be below data.curriculum.high: no task lies between them"
         yield from _credit(self.algorithm)
         yield from _loss(self.algorithm)
         yield from _supply(self.rollout, self.algorithm)
@@ -101,7 +104,8 @@ class Recipe(Section):
             return
         for name, unset in AlgorithmSpec():
             if name not in ("kind", "args") and getattr(algorithm, name) != unset:
-                instead = f"; set algorithm.args.{name}" if name in ("beta", "loss_type") else ""
+                theirs = name == "loss_type" or (name == "beta" and kind != "sft")
+                instead = f"; set algorithm.args.{name}" if theirs else ""
                 yield f"algorithm.{name}", f"means nothing for {kind}{instead}"
         if kind == "kto" and self.train.prompts_per_step < 2:
             yield "train.prompts_per_step", "must be at least 2: KTO compares prompts with others' answers"
@@ -140,6 +144,8 @@ def _supply(rollout: RolloutSpec, algorithm: AlgorithmSpec) -> Iterator[tuple[st
         yield "rollout.refill_rounds", "replaces groups that teach nothing, but with this credit all teach"
     if rollout.keep_partial and rollout.oversample == 1.0:
         yield "rollout.keep_partial", "has nothing to keep; set rollout.oversample above 1"
+    if rollout.max_staleness > 1 and not (rollout.keep_partial or rollout.one_step_off):
+        yield "rollout.max_staleness", "bounds nothing: set rollout.keep_partial or rollout.one_step_off"
     if rollout.keep_partial and rollout.one_step_off and rollout.max_staleness < 2:
         yield "rollout.max_staleness", "must be at least 2: what is kept is one step older than one step off"
     if rollout.lockstep and rollout.oversample > 1.0:
@@ -170,6 +176,8 @@ def _loss(algorithm: AlgorithmSpec) -> Iterator[tuple[str, str]]:
     kl, entropy, mismatch = algorithm.kl, algorithm.entropy, algorithm.mismatch
     if algorithm.beta > 0.0 and (kl.place, kl.estimator, kl.corrected) == ("loss", "k1", False):
         yield "algorithm.kl.estimator", "k1 has no gradient in a loss; set kl.corrected, or kl.place: reward"
+    if algorithm.beta == 0.0 and kl.sync_every:
+        yield "algorithm.kl.sync_every", "moves a reference that algorithm.beta: 0 does not ask; set beta"
     if kl.corrected and kl.place == "reward":
         yield "algorithm.kl.corrected", "is for kl.place: loss"
     if entropy.target is not None and entropy.coef > entropy.coef_max:
