@@ -14,6 +14,7 @@ from typing import Any
 from rft import background
 from rft.check.bench import Label, Plan
 from rft.data.source import load_tasks
+from rft.errors import UserError
 from rft.recipe.load import list_recipes
 from rft.recipe.schema import Recipe, SourceSpec
 from rft.runs.folder import RunFolder
@@ -139,7 +140,15 @@ def train_controls(recipe: Recipe, steps: int, view: View, scratch: Path) -> dic
     """Trains a few steps with the evaluator and with each control, and judges all on the held-out tasks.
 
     Returns held-out scores by task, under `evaluator`, `random` and `constant`. Runs go into `scratch`.
+
+    Raises UserError for a recipe whose training the evaluator does not decide.
     """
+    kind = "several stages" if recipe.stages else recipe.algorithm.examples
+    if kind is not None:
+        raise UserError(
+            f"controls show what training on an evaluator's scores does, and this recipe learns by {kind}: "
+            "take one of grpo or ppo without stages, or leave --controls out"
+        )
     from rft.evaluate import evaluate
     from rft.train import train
 

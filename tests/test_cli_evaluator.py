@@ -59,6 +59,17 @@ def test_a_check_that_fails_says_what_to_do_and_exits_with_1(capsys):
     assert "What to do: repeating the question pays" in out
 
 
+@pytest.mark.parametrize(
+    ("how", "told"), [("algorithm=sft", "learns by sft"), ("stages=[grpo]", "several stages")]
+)
+def test_controls_are_for_training_that_the_evaluator_decides(folder, capsys, how, told):
+    row = {"prompt": "Say a word.", "completion": "word", "reference": "word"}
+    (folder / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+    assert rft("evaluator", "check", "mine.yaml", how, "--controls", "2") == 2
+    said = capsys.readouterr().err
+    assert told in said and "leave --controls out" in said
+
+
 def test_a_recipes_tasks_and_options_of_an_evaluator_are_taken_along(capsys):
     assert rft("evaluator", "check", "mine.yaml", "--json") == 0
     report = json.loads(capsys.readouterr().out)
