@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 # vLLM shuts down with one engine what all engines of the process share, so that waits for the last of them.
 _open: weakref.WeakSet[VLLMEngine] = weakref.WeakSet()
-_closed_cores: list[Any] = []
 
 
 class _Stream:
@@ -257,12 +256,17 @@ class VLLMEngine:
         self._thread.join(timeout=30)
         self._fail_all(EngineError("the engine was closed"))
         _open.discard(self)
-        _closed_cores.append(self.llm.engine_core)
-        if _open:
-            self.llm.model_executor.shutdown()
+        client = self.llm.engine_core
+        if not _open:
+            client.shutdown()
             return
-        while _closed_cores:
-            _closed_cores.pop().shutdown()
+        # Its own part alone, and at once: kept until the last of them, closed engines hold their memory, and
+        # each then searches the whole process for garbage. Detached, the client does not do it either.
+        client._finalizer.detach()
+        core = client.engine_core
+        core.structured_output_manager.clear_backend()
+        core.model_executor.shutdown()
+        core.scheduler.shutdown()
 
     # --- on the stepping thread ----------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -194,8 +194,18 @@ class Core:
         self.stepping = threading.Event()
         self.dies = False
         self.shut: list[str] = []
-        self.engine_core = SimpleNamespace(shutdown=lambda: self.shut.append("core"))
-        self.model_executor = SimpleNamespace(shutdown=lambda: self.shut.append("executor"))
+        self.engine_core = SimpleNamespace(
+            shutdown=self._part("all"),
+            _finalizer=SimpleNamespace(detach=self._part("finalizer")),
+            engine_core=SimpleNamespace(
+                structured_output_manager=SimpleNamespace(clear_backend=self._part("grammars")),
+                model_executor=SimpleNamespace(shutdown=self._part("executor")),
+                scheduler=SimpleNamespace(shutdown=self._part("scheduler")),
+            ),
+        )
+
+    def _part(self, name: str) -> Callable[[], None]:
+        return lambda: self.shut.append(name)
 
     def set_weight_version(self, version: str) -> None:
         pass
@@ -267,21 +277,21 @@ async def test_closing_ends_requests_running_and_queued(core, idle):
             await asyncio.wait_for(task, 30)
     with pytest.raises(EngineError, match="closed"):
         await idle.generate(PROMPT, sampling())
+    shut = list(core.shut)
     idle.close()
-    assert len(core.shut) == 1  # closing twice closes once
+    assert shut and core.shut == shut  # closing twice closes once
 
 
 def test_what_engines_share_goes_with_the_last_of_them(monkeypatch):
     from rft.engine import vllm
 
     monkeypatch.setattr(vllm, "_open", set())
-    monkeypatch.setattr(vllm, "_closed_cores", [])
     cores = [Core(), Core()]
     engines = [vllm.VLLMEngine(core) for core in cores]  # type: ignore[arg-type]  # stand-ins
     engines[0].close()
-    assert (cores[0].shut, cores[1].shut) == (["executor"], [])
+    assert (cores[0].shut, cores[1].shut) == (["finalizer", "grammars", "executor", "scheduler"], [])
     engines[1].close()
-    assert (cores[0].shut, cores[1].shut) == (["executor", "core"], ["core"])
+    assert len(cores[0].shut) == 4 and cores[1].shut == ["all"]
 
 
 async def test_a_wait_for_the_pause_that_is_given_up_does_not_hold_the_engine(core, idle, monkeypatch):
