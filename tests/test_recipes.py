@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from rft.cli import main
 from rft.preflight import check_recipe
 from rft.recipe.load import dump_recipe, list_recipes, load_recipe
 
@@ -27,24 +25,13 @@ def test_it_has_no_mistakes_and_survives_a_round_trip(name, tmp_path):
     assert load_recipe(resolved) == load_recipe(name)
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("name", NAMES)
-def test_it_takes_two_steps_on_the_tiny_model(name, tmp_path):
+def test_it_takes_two_steps_on_the_tiny_model(name, tmp_path, capfd):
     overrides = ["train.steps=2", "train.prompts_per_step=2", "eval.tasks=4", "rollout.max_new_tokens=8"]
-    done = subprocess.run(
-        [
-            *(
-                str(Path(sys.executable).with_name("rft")),
-                "train",
-                name,
-                "model.source=packaged:tiny",
-                *overrides,
-            ),
-            *(f"train.output_dir={tmp_path}", "--json"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 2
+    places = ["model.source=packaged:tiny", f"train.output_dir={tmp_path}"]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", name, *places, *overrides, "--json"])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 0, err
+    assert json.loads(out)["steps"] == 2
