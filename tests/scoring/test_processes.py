@@ -249,7 +249,7 @@ def test_a_close_that_fails_there_is_told_and_loses_nothing():
 def test_a_worker_that_cannot_be_replaced_fails_what_needs_it(tmp_path):
     class Judge(Evaluator):
         execution = "process"
-        limits = QUICK
+        limits = Limits(timeout_s=30, concurrency=2)  # nothing here runs out of time
 
         def setup(self):
             if (tmp_path / "gone").exists():
