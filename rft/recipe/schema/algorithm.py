@@ -140,7 +140,7 @@ class AlgorithmSpec(Section):
     dual_clip: Annotated[float, Field(gt=1.0)] | None = None
     """A bad answer's loss counts at most this many times its advantage (arXiv:1912.09729)."""
     beta: NonNegativeFloat = 0.0
-    """Weight of the KL divergence from the reference; 0 loads none."""
+    """Weight of the KL divergence from the reference, which is what the run starts from; 0 loads none."""
     kl: KLSpec = KLSpec()
     """How that divergence is estimated, and where it counts."""
     entropy: EntropySpec = EntropySpec()

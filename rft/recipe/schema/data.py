@@ -49,7 +49,7 @@ class DataSpec(Section):
     """Tasks to train on and, apart from them, tasks to judge by."""
 
     train: SourceSpec
-    """Tasks to train on."""
+    """Tasks to train on; for `sft`, `dpo` and `kto` rows with their answers."""
     eval: SourceSpec | None = None
     """Held-out tasks; when unset, `eval.tasks` tasks are set aside from `train`."""
     shuffle: bool = True

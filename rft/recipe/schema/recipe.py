@@ -53,7 +53,8 @@ class Recipe(Section):
     """Serve while training: `{}` for the defaults."""
     stages: list[str | dict[str, Any]] = Field(default_factory=list)
     """Runs one after the other, each from the weights of the one before: kinds of `algorithm`, or keys laid
-    over this recipe: `[{algorithm: sft, data: {train: demos.jsonl}}, grpo]`."""
+    over this recipe: `[{algorithm: sft, data: {train: demos.jsonl}}, grpo]`. As an override:
+    `stages.0.train.steps=5`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

@@ -54,9 +54,9 @@ class TrainSpec(Section):
     """How long, how fast, how much at once."""
 
     steps: PositiveInt = 100
-    """Batches of fresh rollouts (TRL: max_steps)."""
+    """Batches of fresh rollouts, or of examples (TRL: max_steps)."""
     prompts_per_step: PositiveInt = 8
-    """Prompts in one batch; each gets `rollout.group_size` completions."""
+    """Prompts in one batch, each with `rollout.group_size` completions; or so many examples."""
     learning_rate: PositiveFloat | None = None
     """When unset: 1e-5 for all weights, 1e-4 for an adapter."""
     optimizer: OptimizerSpec = OptimizerSpec()
