@@ -21,8 +21,8 @@ from learn_cases import (
 )
 
 from rft.errors import UserError
-from rft.learn.advantage import group_advantages
-from rft.learn.credit import assign_credit, token_rewards
+from rft.learn.advantage import gdpo, group_advantages
+from rft.learn.credit import assign_credit, gdpo_credit, token_rewards
 from rft.learn.gae import gae, whiten
 from rft.recipe.schema import AlgorithmSpec
 from rft.recipe.schema.algorithm import ADVANTAGES
@@ -76,6 +76,18 @@ def test_a_penalty_is_measured_before_the_update_though_the_update_is_on_policy(
 def test_a_divergence_in_the_loss_leaves_rewards_alone():
     batch = measured(batch_of(random_groups(0)))
     assert torch.equal(credit(batch, beta=0.1), credit(batch))
+
+
+# --- parts of the score --------------------------------------------------------------------------------
+
+
+def test_a_part_without_a_weight_counts_once():
+    batch = batch_of([group("g", [rollout(f"g/{i}", ([1], [2])) for i in range(3)], [0.0, 1.0, 5.0])])
+    parts_SK = torch.tensor([[0.0, 3.0], [1.0, 0.0], [2.0, 1.0]])
+    batch = replace(batch, part_names=("named", "other"), parts_SK=parts_SK)
+    expected = gdpo(parts_SK, torch.tensor([0.5, 1.0]), batch.rewards_S, batch.group_S)
+    torch.testing.assert_close(gdpo_credit(batch, weights={"named": 0.5}), expected)
+    assert torch.equal(gdpo_credit(batch), gdpo_credit(batch, weights={"named": 1.0, "other": 1.0}))
 
 
 # --- REINFORCE++ and PPO -------------------------------------------------------------------------------

@@ -159,6 +159,13 @@ def test_the_bounds_of_the_ratio(algorithm, bounds):
     assert (config.ratio_min, config.ratio_max) == bounds
 
 
+def test_a_divergence_taken_off_the_reward_is_not_in_the_loss_as_well():
+    in_loss = AlgorithmSpec(beta=0.1)
+    in_reward = AlgorithmSpec(beta=0.1, kl={"place": "reward", "estimator": "k1"})
+    assert loss_config(in_loss, loss_type(in_loss)).beta == 0.1
+    assert loss_config(in_reward, loss_type(in_reward)).beta == 0.0
+
+
 def test_a_normaliser_may_be_another_types():
     assert loss_type(AlgorithmSpec(loss_type="cispo")).normaliser == "dapo"
     assert loss_type(AlgorithmSpec(loss_type="cispo", normaliser="grpo")).normaliser == "grpo"
