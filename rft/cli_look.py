@@ -167,7 +167,8 @@ def runs_show(
 @runs.command("metrics", epilog="Example: rft runs metrics quickstart")
 def runs_metrics(
     run: Annotated[
-        str | None, typer.Argument(help="A run to take values from; without one, all metrics.")
+        str | None,
+        typer.Argument(help="A run to take values from, of stages the newest; without one, all metrics."),
     ] = None,
     output_dir: OutputDir = "runs",
     as_json: Json = False,
@@ -176,5 +177,10 @@ def runs_metrics(
     from rft.runs.folder import RunFolder
     from rft.runs.report import describe_metrics, metrics_table
 
-    found = describe_metrics(RunFolder.open(run, output_dir).metrics() if run else None)
-    show(as_json, {"metrics": found}, metrics_table(found))
+    folder = RunFolder.open(run, output_dir) if run else None
+    stages = folder.stages() if folder else []
+    if stages:
+        folder = stages[-1]
+    found = describe_metrics(folder.metrics() if folder else None)
+    which = [Text(f"stage {folder.name}, {folder.path}\n")] if folder and stages else []
+    show(as_json, {"metrics": found}, *which, metrics_table(found))

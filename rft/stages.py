@@ -18,6 +18,7 @@ from typing import Any
 
 from rft.around import status
 from rft.errors import RunError, UserError
+from rft.fork import require_same_experiment
 from rft.heldout import Judged, summarise
 from rft.offline import train_offline
 from rft.progress import Progress
@@ -49,6 +50,8 @@ def run_recipe(recipe: Recipe, *, view: View, resume: RunFolder | None = None, *
 def _run_stages(recipe: Recipe, view: View, resume: RunFolder | None, options: dict[str, Any]) -> Summary:
     started = time.perf_counter()
     whole = resume or RunFolder.create(recipe.train.output_dir, recipe.name, dump_recipe(recipe))
+    if resume is not None:
+        require_same_experiment(whole, recipe)
     recipes = stage_recipes(recipe)
     done = Progress()
     finished: list[Summary] = []
@@ -57,7 +60,7 @@ def _run_stages(recipe: Recipe, view: View, resume: RunFolder | None, options: d
         for number, stage in enumerate(recipes, 1):
             stage = _from(start, recipe, stage, whole)
             before = _newest(whole, stage)
-            if before is not None and before.status.state == "finished":
+            if before is not None and _is_done(before, stage):
                 summary = _told_again(before)
             else:
                 view.note(f"stage {number} of {len(recipes)}: {stage.algorithm.kind}")
@@ -87,6 +90,11 @@ def _from(start: Path | None, recipe: Recipe, stage: Recipe, whole: RunFolder) -
         begun = adapter.model_copy(update={"start": str(start.resolve())})
         changes["model"] = stage.model.model_copy(update={"adapter": begun})
     return stage.model_copy(update=changes)
+
+
+def _is_done(run: RunFolder, stage: Recipe) -> bool:
+    """Whether nothing is left to do, also where a run that goes on asks for more steps than before."""
+    return run.status.state == "finished" and run.status.step >= stage.train.steps
 
 
 def _newest(whole: RunFolder, stage: Recipe) -> RunFolder | None:

@@ -183,6 +183,13 @@ class RunFolder:
         """Where the runs of a recipe with stages are, each below its stage's name."""
         return self.path / "stages"
 
+    def stages(self) -> list[RunFolder]:
+        """The runs of its stages, in their order and each stage's newest; none for an ordinary run."""
+        newest = {
+            path.parent.parent: path.parent for path in sorted(self.stages_path.glob("*/*/recipe.yaml"))
+        }
+        return sorted(map(RunFolder, newest.values()), key=lambda run: int(run.name.partition("-")[0]))
+
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one step's metrics; they are on the disk when this returns. Raises RunError."""
         self._metrics.append({"step": step, **metrics})

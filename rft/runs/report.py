@@ -20,7 +20,11 @@ _SPARK = 20
 
 
 def describe_run(run: RunFolder) -> dict[str, Any]:
-    """One run's state and last numbers, None where there are none. Damage is a `message`, never raised."""
+    """One run's state and last numbers, None where there are none. Damage is a `message`, never raised.
+
+    A run of stages has the numbers of its newest one, and `stages` with those of each.
+    """
+    stages = [describe_run(stage) for stage in run.stages()]
     rows, damage = _or_damage(run.metrics, [])
     status, status_damage = _or_damage(lambda: run.status, None)
     failures: dict[str, int] = {}
@@ -37,12 +41,13 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
         "message": status_damage or damage or (status.message if status else ""),
         "step": status.step if status else 0,
         "steps": status.steps if status else 0,
-        "reward": _last(rows, "reward/mean"),
-        "heldout": _last(rows, "heldout/mean"),
+        "reward": stages[-1]["reward"] if stages else _last(rows, "reward/mean"),
+        "heldout": stages[-1]["heldout"] if stages else _last(rows, "heldout/mean"),
         "failures": failures,
         "checkpoints": [str(path) for path in checkpoints(run)],
         "best": str(good.path) if good else None,
         "best_heldout": good.heldout if good else None,
+        "stages": stages,
     }
 
 
@@ -72,8 +77,7 @@ def run_page(run: RunFolder, facts: Mapping[str, Any]) -> Group:
         ("run", facts["run"]),
         ("state", state),
         ("step", f"{facts['step']} of {facts['steps']}"),
-        ("reward", _course(rows, "reward/mean")),
-        ("held-out", _course(rows, "heldout/mean")),
+        *(_stage_lines(facts["stages"]) or _courses(rows)),
         ("failures", " ".join(f"{kind}={count}" for kind, count in facts["failures"].items()) or "none"),
         ("checkpoints", "\n".join(path + marks.get(path, "") for path in facts["checkpoints"]) or "none"),
         ("recipe", str(run.recipe_path)),
@@ -91,6 +95,21 @@ def run_page(run: RunFolder, facts: Mapping[str, Any]) -> Group:
     for name, value in lines:
         table.add_row(name, Text(value))
     return Group(table)
+
+
+def _courses(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [("reward", _course(rows, "reward/mean")), ("held-out", _course(rows, "heldout/mean"))]
+
+
+def _stage_lines(stages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """A line for each stage: how far it is, its last numbers, its folder."""
+    lines = []
+    for stage in stages:
+        told = [stage["state"], f"{stage['step']} of {stage['steps']} steps"]
+        numbers = (("reward", stage["reward"]), ("held-out", stage["heldout"]))
+        told += [f"{name} {_number(value)}" for name, value in numbers if value is not None]
+        lines.append((f"stage {stage['name']}", ", ".join([*told, stage["run"]])))
+    return lines
 
 
 def describe_metrics(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
