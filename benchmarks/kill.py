@@ -105,24 +105,30 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     if differs := difference(expected, again.end()):
         sys.exit(f"two uninterrupted runs differ, so nothing can be compared: {differs}")
 
-    def moments(generator: random.Random, number: int, life_s: float) -> list[float]:
-        share, loop_s = (number + generator.random()) / options.trials, life_s - again.started_s
-        first_s = share * (again.started_s if number % 4 == 0 else loop_s)
-        left_s = loop_s if number % 4 == 0 else loop_s - first_s
-        one = first_s if number % 4 == 0 else again.started_s + first_s
-        two = again.started_s + generator.random() * left_s
-        return [one, two] if number % 2 else [one]
-
     rows = []
-    for number in range(options.trials):
+    # In an order that has looked everywhere when it is stopped early.
+    for number in random.Random(options.seed).sample(range(options.trials), options.trials):
         one = Trial(root / f"trial-{number:02d}", recipe, start)
-        drawn = moments(random.Random(f"{options.seed}/{number}"), number, again.cpu_s)
-        seen = [one.run(kill_at_s=moment_s) for moment_s in drawn]
+        generator = random.Random(f"{options.seed}/{number}")
+        share = (number + generator.random()) / options.trials
+        moments_s = moments(generator, share, number, again.started_s, again.cpu_s)
+        seen = [one.run(kill_at_s=moment_s) for moment_s in moments_s]
         one.run()
         differs = difference(expected, one.end())
         rows.append({"trial": number, "killed during": ", ".join(filter(None, seen)), "equal": not differs})
         print(json.dumps({**rows[-1], "differs": differs}), file=sys.stderr, flush=True)
     return {"cpu_s": again.cpu_s, "started_s": again.started_s, "recipe": recipe, "trials": rows}
+
+
+def moments(
+    generator: random.Random, share: float, number: int, started_s: float, life_s: float
+) -> list[float]:
+    """CPU seconds at which a trial's first process is killed, and every other trial's second one."""
+    first_s, done = started_s + share * (life_s - started_s), share
+    if number % 4 == 0:
+        first_s, done = share * started_s, 0.0
+    second_s = started_s + generator.random() * (1.0 - done) * (life_s - started_s)
+    return [first_s, second_s] if number % 2 else [first_s]
 
 
 def cold(words: list[str], folder: Path) -> int:
