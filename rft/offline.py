@@ -19,6 +19,7 @@ from rft import background
 from rft.around import Clock, due, go_on, judge, prove_bond, status
 from rft.assemble import Parts, assemble
 from rft.bad_steps import not_applied
+from rft.begin import begin
 from rft.engine.base import Published
 from rft.engine.open import prepare_process
 from rft.errors import RunStopped
@@ -26,7 +27,6 @@ from rft.evaluator import Evaluator
 from rft.examples import reference_model
 from rft.heldout import Judged, summarise
 from rft.process import release_memory, rss_gb
-from rft.progress import begin
 from rft.recipe.schema import Examples, Recipe
 from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet

@@ -16,11 +16,11 @@ from rft import background
 from rft.around import Clock, due, go_on, judge, prove_bond, status
 from rft.assemble import assemble
 from rft.bad_steps import after_update
+from rft.begin import begin
 from rft.errors import RunStopped
 from rft.fork import Origin
 from rft.heldout import Judged, summarise
 from rft.process import release_memory
-from rft.progress import begin
 from rft.recipe.schema import Recipe
 from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet

@@ -79,6 +79,7 @@ PAGES = {
     "rft.serving",
     "rft.judging",
     "rft.sampling",
+    "rft.begin",
     "rft.progress",
     "rft.fork",
     "rft.heldout",

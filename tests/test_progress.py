@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from rft import background, evaluator
+from rft.begin import begin
 from rft.data.order import TaskOrder
 from rft.errors import DataError, RunError
 from rft.fork import Origin
@@ -23,7 +24,7 @@ from rft.learn.packing import Packing
 from rft.learn.probe import Abilities
 from rft.learn.update import Updater, build_optimizer
 from rft.models.policy import Policy
-from rft.progress import Progress, begin
+from rft.progress import Progress
 from rft.recipe.load import load_recipe
 from rft.recipe.schema import Recipe, RolloutSpec
 from rft.rollout.selection import Selection
