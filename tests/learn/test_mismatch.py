@@ -83,3 +83,9 @@ def test_an_unknown_sampler_logprob_is_no_evidence_of_being_off_policy():
     for threshold, expected in ((0.70, [True, True, True]), (0.69, [False, False, True])):
         kept_N = off_policy_kept(policy_N, sampler_N, -torch.ones(3), SEQUENCES, threshold)
         assert kept_N.tolist() == expected
+
+
+def test_a_completion_at_the_threshold_stays():
+    policy_N, sampler_N = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-0.5, -0.5, 0.0])
+    kept_N = off_policy_kept(policy_N, sampler_N, -torch.ones(3), SEQUENCES, 0.5)
+    assert kept_N.tolist() == [True, True, False]

@@ -90,6 +90,12 @@ def test_sapo_by_hand():
     _expect(loss_N, inputs, [-1.4621172, -0.5378828, 0.2384058], [-1.1796716, -0.3932239, 0.4199744])
 
 
+def test_sapos_temperatures_are_the_papers_where_none_are_given():
+    inputs, config = _three(), LossConfig(sapo)
+    given_N = sapo(inputs, config, temperature_pos=1.0, temperature_neg=1.05)
+    assert torch.equal(sapo(inputs, config), given_N)
+
+
 def test_vespo_by_hand():
     # Sequence 0: w = 0.75, k 2, lambda 3: phi = 0.75^2 e^(3 - 2.25) = 1.1908125.
     # Sequence 1: w = 0.5, k 3, lambda 2:  phi = 0.5^3 e^(2 - 1)     = 0.3397852.
