@@ -73,3 +73,14 @@ def engine(tiny_model_dir: Path) -> Iterator[VLLMEngine]:
     )
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine_stays_open(request: pytest.FixtureRequest) -> None:
+    """Starts the session's engine before modules start engines of their own.
+
+    With the last engine of a process vLLM shuts down what they share and searches the whole process for
+    garbage, several times; beside another one an engine comes and goes in a second.
+    """
+    if request.node.get_closest_marker("engine"):
+        request.getfixturevalue("engine")

@@ -26,6 +26,7 @@ def test_it_has_no_mistakes_and_survives_a_round_trip(name, tmp_path):
 
 
 @pytest.mark.engine
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("name", NAMES)
 def test_it_takes_two_steps_on_the_tiny_model(name, tmp_path, capfd):
     overrides = ["train.steps=2", "train.prompts_per_step=2", "eval.tasks=4", "rollout.max_new_tokens=8"]
