@@ -46,7 +46,6 @@ data: {train: tasks.jsonl}
 evaluator: ./grader.py:early_letters
 rollout: {group_size: 4, max_new_tokens: 16}
 train:
-  steps: 10
   prompts_per_step: 4
   learning_rate: 1e-3
   optimizer: {schedule: cosine, warmup_steps: 1}
@@ -61,6 +60,7 @@ from rft import evaluator
 def early_letters(text):
     return sum(byte % 64 < 32 for byte in text.encode()) / max(1, len(text.encode()))
 """
+_STEPS = 10
 _MOODS = ("time/", "memory/", "rollout/tokens_per_s", "eval/cached")
 """Metrics that depend on the machine's mood."""
 _HEAVY = (
@@ -95,7 +95,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     """Two uninterrupted runs, then the trials."""
-    recipe = [f"model.dtype={options.dtype}", *options.set]
+    recipe = [f"model.dtype={options.dtype}", f"train.steps={_STEPS}", *options.set]
     whole = Trial(root / "whole", recipe, cold)
     whole.run()
     start = cold if options.cold else warm()
@@ -218,6 +218,8 @@ class Trial:
         steps = Counter(path.name.partition("-")[0] for path in run.glob("rollouts/*.parquet"))
         metrics = run / "metrics.jsonl"
         recorded = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+        if recorded == _STEPS:
+            return "end"
         if list(run.glob("checkpoints/.step-*")):
             return f"checkpoint {recorded}"
         if steps["step"] > recorded:
