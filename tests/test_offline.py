@@ -13,6 +13,7 @@ import pytest
 from rft.errors import DataError, UserError
 from rft.recipe.load import load_recipe
 from rft.runs.folder import RunFolder
+from rft.runs.metrics import find_metric
 from rft.runs.summary import Summary
 from rft.runs.view import View
 
@@ -85,6 +86,7 @@ def test_the_engine_answers_with_what_was_learned(recipe, kind, adapter):
     run = RunFolder.open(train(recipe, f"algorithm={kind}", *extra).run)
     steps = run.metrics()
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
+    assert {key for step in steps for key in step if find_metric(key) is None} == {"step"}
     for step in steps:
         assert step["parity/mean"] < 1e-5  # after each publication, by log-probabilities
         assert step["update/steps"] == 1 and step["grad_norm"] > 0 and step["weight_version"] == step["step"]
@@ -100,8 +102,9 @@ def test_the_engine_answers_with_what_was_learned(recipe, kind, adapter):
 def test_going_on_ends_with_the_same_bits_dropout_included(recipe):
     words = ["model.adapter.rank=4", "model.adapter.dropout=0.3", "train.learning_rate=1e-2"]
     whole = RunFolder.open(train(recipe, *words).run)
-    part = RunFolder.open(train(recipe, *words, "train.steps=2").run)
+    part = RunFolder.open(train(recipe, *words, "train.steps=2", "tracking=tensorboard").run)
     train(recipe, "train.steps=4", resume=part)
+    assert json.loads((part.path / "trackers/tensorboard.json").read_text())["step"] == 4
     ours, theirs = adapter_or_model(part, 4), adapter_or_model(whole, 4)
     assert all((ours[name] == theirs[name]).all() for name in theirs)
     assert [step["loss"] for step in part.metrics()] == [step["loss"] for step in whole.metrics()]
