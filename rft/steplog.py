@@ -28,6 +28,8 @@ _FROM_UPDATE = {
     "sampler_delta_max": "mismatch/max_abs",
     "mismatch_clipped": "mismatch/masked_frac",
     "mismatch_weight_mean": "mismatch/weight_mean",
+    "off_policy_dropped": "mismatch/off_policy_frac",
+    "entropy_coef": "entropy_coef",
     "ess": "ess",
     "ref_kl": "kl/reference",
     "value_loss": "critic/loss",

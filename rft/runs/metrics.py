@@ -221,6 +221,11 @@ METRICS = (
         "algorithm.epsilon_high, or lower train.learning_rate",
     ),
     Metric(
+        "entropy_coef",
+        "",
+        "weight of the entropy bonus; with algorithm.entropy.target it counts only at and below the target",
+    ),
+    Metric(
         "kl/sampler_k1",
         "nats/token",
         "KL of the policy from the sampler, plain estimate; noisy, may be negative",
@@ -251,6 +256,14 @@ METRICS = (
         high=0.2,
         action="much of the data is thrown away; set engine.dtype: float32, or raise "
         "algorithm.mismatch.clip_max",
+    ),
+    Metric(
+        "mismatch/off_policy_frac",
+        "share",
+        "tokens left out because their bad completion is above algorithm.mismatch.off_policy_threshold",
+        high=0.3,
+        action="many bad answers no longer teach; raise the threshold, or lower train.learning_rate, "
+        "algorithm.num_iterations or rollout.max_staleness",
     ),
     Metric(
         "ratio/mean",
