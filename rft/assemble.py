@@ -211,8 +211,9 @@ def _require_known_sampling(recipe: Recipe) -> None:
 
 
 def _reference(recipe: Recipe, folder: Path, dtype: str, device: str) -> Any:
-    """The frozen starting model for a KL term; an adapter's base serves as its own."""
-    if recipe.algorithm.beta == 0.0 or recipe.model.adapter is not None:
+    """The frozen starting model for a KL term; the base serves as that of a fresh adapter."""
+    adapter = recipe.model.adapter
+    if recipe.algorithm.beta == 0.0 or (adapter is not None and adapter.start is None):
         return None
     from rft.models.policy import Policy
 

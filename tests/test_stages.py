@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from rft.cli import main
-from rft.errors import UserError
+from rft.errors import RunError, UserError
 from rft.recipe.load import load_recipe
 from rft.runs.folder import RunFolder, list_runs, whole_of
+from rft.runs.report import describe_run
 from rft.runs.summary import Summary
 from rft.runs.view import View
 
@@ -65,10 +66,10 @@ def stage_runs(whole: RunFolder) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(whole.stages_path.glob("*/*/recipe.yaml"))]
 
 
-def weights(folder: Path) -> dict[str, Any]:
+def weights(folder: Path, name: str = "model.safetensors") -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
+    return load_file(folder / name)
 
 
 def test_each_stage_starts_from_the_last_checkpoint_of_the_one_before(recipe, capfd):
@@ -122,6 +123,41 @@ def test_an_adapter_is_handed_on(recipe):
     # The reference is the adapter that the stage began with, so the margin starts at nothing.
     first, second = (step["examples/margin"] for step in dpo.metrics())
     assert first == pytest.approx(0.0, abs=1e-5) and second > 0.0
+
+
+def test_the_reference_of_an_adapter_that_was_handed_on_is_that_adapter(recipe):
+    summary = run_chain(
+        recipe, "model.adapter.rank=4", "stages.1.algorithm.beta=0.1", "train.learning_rate=0.02"
+    )
+    sft, grpo = (RunFolder(Path(stage.run)) for stage in summary.stages)
+    began = weights(sft.checkpoints_path / "step-000003", "adapter_model.safetensors")
+    assert max(one.abs().max() for name, one in began.items() if "lora_B" in name) > 0.01  # not the base's
+    first, second = (step["kl/reference"] for step in grpo.metrics())
+    assert first == pytest.approx(0.0, abs=1e-6) and second > 1e-6
+
+
+def test_a_finished_chain_is_shown_with_its_stages_and_only_grows_longer(recipe, capsys):
+    whole = RunFolder.open(run_chain(recipe).run)
+    found = describe_run(whole)
+    assert [(Path(one["run"]).parent.name, one["step"]) for one in found["stages"]] == [
+        ("1-sft", 3),
+        ("2-grpo", 2),
+    ]
+    assert found["reward"] == found["stages"][1]["reward"] is not None
+    assert found["heldout"] == found["stages"][1]["heldout"] is not None
+    with pytest.raises(SystemExit):
+        main(["runs", "show", "chain"])
+    shown = capsys.readouterr().out
+    assert "stage 1-sft" in shown and "finished, 3 of 3 steps" in shown
+    with pytest.raises(SystemExit):
+        main(["runs", "metrics", "chain", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert "reward/mean" in {metric["key"] for metric in told["metrics"]}
+
+    with pytest.raises(RunError, match="cannot change: train.learning_rate"):
+        run_chain(recipe, "train.learning_rate=0.5", resume=whole)
+    again = run_chain(recipe, "train.steps=4", resume=whole)  # of the second stage: the first has its own
+    assert [stage.steps for stage in again.stages] == [3, 4]
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,9 @@
 
 It never needs a second module. Three ways, by memory:
 
-    an adapter, no following     the policy with its adapters disabled            nothing
-    an adapter, following        a copy of the adapter's tensors                  an adapter
-    full fine-tuning             the starting values of what is trained           a model
+    a fresh adapter, no following    the policy with its adapters disabled        nothing
+    any other adapter                a copy of the adapter's tensors              an adapter
+    full fine-tuning                 the starting values of what is trained       a model
 
 Where there are tensors, they stand in for the policy's own while the reference is asked, and the policy's
 come back, in the same memory as before: whoever else reads them sees nothing of it.
