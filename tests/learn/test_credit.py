@@ -65,6 +65,11 @@ def test_a_penalty_needs_a_measured_batch():
         credit(batch_of(random_groups(0)), **IN_REWARD)
 
 
+def test_a_penalty_of_weight_zero_needs_no_reference():
+    batch = batch_of(random_groups(0))
+    assert torch.equal(credit(batch, **{**IN_REWARD, "beta": 0.0}), credit(batch))
+
+
 def test_a_penalty_is_measured_before_the_update_though_the_update_is_on_policy():
     model, reference, groups = tiny_llama(), tiny_llama(seed=1), random_groups(2)
     _, with_penalty = gradient_of(model, groups, AlgorithmSpec(**IN_REWARD), reference=reference)

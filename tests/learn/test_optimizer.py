@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from learn_cases import tiny_llama
+from torch import nn
 
-from rft.learn.optimizer import PolicyOptimizer, schedule_factor
+from rft.learn.optimizer import PolicyOptimizer, learning_rate, schedule_factor
+from rft.recipe.schema import TrainSpec
 
 
 def _backward(model, seed: int = 0) -> None:
@@ -179,3 +181,10 @@ def test_a_skipped_step_moves_the_schedule_on():
     (weight * float("nan")).sum().backward()
     assert optimizer.step().learning_rate == 1.0
     assert optimizer.learning_rate == 0.75
+
+
+def test_an_adapter_learns_ten_times_as_fast_unless_the_recipe_says_how_fast():
+    plain, adapter = nn.Linear(1, 1), nn.Linear(1, 1)
+    adapter.disable_adapter = None
+    assert [learning_rate(model, TrainSpec()) for model in (plain, adapter)] == [1e-5, 1e-4]
+    assert [learning_rate(model, TrainSpec(learning_rate=0.5)) for model in (plain, adapter)] == [0.5, 0.5]

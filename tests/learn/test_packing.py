@@ -37,6 +37,16 @@ def test_the_row_of_the_docstring():
     assert row.index_M.tolist() == [3, 4, 5, 6, 0, 1, 2]
 
 
+@pytest.mark.parametrize(("packing", "size"), [("shared", 8), ("packed", 11)])
+def test_a_row_is_filled_to_its_last_place(packing, size):
+    # Shared: 3 + 3 + 2. Packed: (3 + 3) + (3 + 2).
+    members = [rollout("g/0", ([1, 2, 3], [4, 5, 6])), rollout("g/1", ([1, 2, 3], [7, 8, 9, 10]))]
+    batch = _batch([group("g", members, [0.0, 1.0])])
+    (row,) = pack(batch, [0, 1], micro_batch_tokens=size, packing=packing)
+    assert len(row.token_ids_T) == size
+    assert len(pack(batch, [0, 1], micro_batch_tokens=size - 1, packing=packing)) == 2
+
+
 def _visible(row: MicroBatch, i: int, j: int) -> bool:
     same_tree = row.tree_T[i] == row.tree_T[j]
     return bool(j <= i and same_tree and (row.branch_T[j] == 0 or row.branch_T[j] == row.branch_T[i]))
