@@ -180,3 +180,10 @@ def test_shift_and_scale_of_rewards(rewards, factor):
     found = max_rl(rewards_S, group_S)
     torch.testing.assert_close(max_rl(rewards_S * factor, group_S), found, rtol=1e-4, atol=1e-5)
     assert found.max() <= len(rewards) - 1 + 1e-4
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_two_rewards_have_a_deviation(scale):
+    # 0 and 1 deviate by sqrt(1/2) around 1/2.
+    found = group_advantages(torch.tensor([0.0, 1.0]), torch.tensor([0, 0]), scale)
+    assert found.tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], abs=2e-4)

@@ -65,6 +65,13 @@ def test_a_penalty_needs_a_measured_batch():
         credit(batch_of(random_groups(0)), **IN_REWARD)
 
 
+def test_a_policy_like_its_reference_pays_nothing_however_many_turns_it_takes():
+    batch = batch_of([grouped(turned("g/0", 1.0, (0.0, 0.0), 1, 1), turned("g/1", 0.0, (0.0,), 1))])
+    batch = replace(batch, old_logprobs_N=torch.zeros(3), ref_logprobs_N=torch.zeros(3))
+    found = credit(batch, advantage="rloo", turn_credit="turn", **IN_REWARD)
+    assert torch.equal(found, credit(batch, advantage="rloo", turn_credit="turn"))
+
+
 def test_a_penalty_of_weight_zero_needs_no_reference():
     batch = batch_of(random_groups(0))
     assert torch.equal(credit(batch, **{**IN_REWARD, "beta": 0.0}), credit(batch))

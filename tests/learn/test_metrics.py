@@ -10,7 +10,7 @@ from learn_cases import group, rollout
 
 from rft.learn.batch import to_batch
 from rft.learn.loss import LossConfig, LossInputs
-from rft.learn.metrics import Seen, ratio_metrics, sampler_metrics
+from rft.learn.metrics import Seen, critic_metrics, ratio_metrics, sampler_metrics
 from rft.learn.surrogates import clipped
 from rft.recipe.schema import MismatchSpec
 
@@ -19,10 +19,10 @@ SEQUENCES = torch.tensor([0, 0, 1])
 
 def test_a_ratio_counts_as_clipped_only_where_the_gradient_is_gone():
     # Beyond the bounds on the side where the advantage would push it further, and nowhere else.
-    ratio_N = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1])
-    advantages_N = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    ratio_N = torch.tensor([1.5, 1.5, 1.5, 0.5, 0.5, 0.5, 0.5, 1.1])
+    advantages_N = torch.tensor([1.0, -1.0, 0.0, 1.0, 0.0, -1.0, -1.0, 1.0])
     assert ratio_metrics(ratio_N, advantages_N, LossConfig(clipped)) == pytest.approx(
-        {"ratio_mean": 1.02, "ratio_max": 1.5, "clip_low": 0.2, "clip_high": 0.2}
+        {"ratio_mean": 7.6 / 8, "ratio_max": 1.5, "clip_low": 2 / 8, "clip_high": 1 / 8}
     )
 
 
@@ -51,6 +51,28 @@ def test_sampler_metrics_by_hand(level, ess, weight):
             "mismatch_clipped": 2 / 3 if level == "sequence" else 0.0,
         },
         rel=1e-5,
+    )
+
+
+def test_a_sampler_is_as_far_off_below_as_above():
+    # d is log 2, -log 4 and 0.
+    old_N, sampler_N = torch.tensor([0.2, 0.1, 0.3]).log(), torch.tensor([0.1, 0.4, 0.3]).log()
+    metrics = sampler_metrics(old_N, sampler_N, SEQUENCES, MismatchSpec(mode="off"))
+    assert metrics["sampler_delta_mean"] == pytest.approx(math.log(2))
+    assert metrics["sampler_delta_max"] == pytest.approx(2 * math.log(2))
+
+
+def test_critic_metrics_by_hand():
+    now_K, old_K, returns_K = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.5]), torch.tensor([1.0, 0.0])
+    # Errors 1 and -1 now; 1 and -0.5 before, with a variance of 1.125 against the returns' 0.5.
+    assert critic_metrics(now_K, old_K, returns_K, None) == pytest.approx(
+        {
+            "value_loss": 0.5,
+            "value_clip": 0.0,
+            "value_mean": 0.25,
+            "returns_mean": 0.5,
+            "explained_variance": -1.25,
+        }
     )
 
 
