@@ -20,9 +20,9 @@ SEQUENCES = torch.tensor([0, 0, 1])
 def test_a_ratio_counts_as_clipped_only_where_the_gradient_is_gone():
     # Beyond the bounds on the side where the advantage would push it further, and nowhere else.
     ratio_N = torch.tensor([1.5, 1.5, 1.5, 0.5, 0.5, 0.5, 0.5, 1.1])
-    advantages_N = torch.tensor([1.0, -1.0, 0.0, 1.0, 0.0, -1.0, -1.0, 1.0])
+    advantages_N = torch.tensor([1.0, -1.0, 0.0, 1.0, 0.0, -1.0, 1.0, 1.0])
     assert ratio_metrics(ratio_N, advantages_N, LossConfig(clipped)) == pytest.approx(
-        {"ratio_mean": 7.6 / 8, "ratio_max": 1.5, "clip_low": 2 / 8, "clip_high": 1 / 8}
+        {"ratio_mean": 7.6 / 8, "ratio_max": 1.5, "clip_low": 1 / 8, "clip_high": 1 / 8}
     )
 
 
