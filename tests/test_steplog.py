@@ -150,5 +150,12 @@ def test_no_gap_is_made_up_where_one_side_is_missing():
     judged = Judged([{"group_id": "a", "reward": 0.2}])
     assert "heldout/gap" not in heldout_metrics(judged, [])
     assert heldout_metrics(Judged([{"group_id": "a", "reward": None}]), [{"reward/mean": 0.5}]) == {}
-    alike = heldout_metrics(judged, [{"reward/mean": 0.5, "reward/std": 0.0}])
+    alike = heldout_metrics(judged, [{"reward/mean": 0.5, "reward/std": 0.0}] * 10)
     assert alike["heldout/gap"] == pytest.approx(0.3) and "heldout/gap_in_std" not in alike
+
+
+def test_a_gap_of_the_first_steps_is_not_called_learning_by_heart():
+    judged = Judged([{"group_id": "a", "reward": 0.2}])
+    rows = [{"reward/mean": 0.6, "reward/std": 0.1}] * 10
+    assert "heldout/gap_in_std" not in heldout_metrics(judged, rows[:9])
+    assert "heldout/gap_in_std" in heldout_metrics(judged, rows)

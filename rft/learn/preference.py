@@ -94,8 +94,8 @@ def require_known_args(kind: Examples, args: Mapping[str, Any]) -> None:
         if name in _WITHOUT:
             raise UserError(f"algorithm.args.{name}: is not for a model that an engine shares; leave it out")
         if name not in known:
-            near = difflib.get_close_matches(name, known - _WITHOUT - _OURS.keys(), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = difflib.get_close_matches(name, known - _WITHOUT, 1)
+            hint = f"; did you mean {_OURS.get(near[0], near[0])!r}?" if near else ""
             raise UserError(f"algorithm.args.{name}: TRL's {config.__name__} has no such argument{hint}")
 
 

@@ -322,6 +322,7 @@ def test_rows_of_a_pass_divide_a_step_and_fit_the_budget(kind, rows, longest, ex
         ("dpo", "beat", "DPOConfig has no such argument; did you mean 'beta'?"),
         ("sft", "learning_rate", "set train.learning_rate"),
         ("sft", "packing", "leave it out"),
+        ("sft", "lerning_rate", "did you mean 'train.learning_rate'?"),
         ("sft", "zzzz", "SFTConfig has no such argument"),
     ],
 )
