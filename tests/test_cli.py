@@ -526,7 +526,7 @@ def test_runs_show_tells_the_course_and_the_files(finished, capsys):
 def test_runs_metrics_puts_values_beside_their_meaning_and_flags_what_is_out_of_range(finished, capsys):
     assert rft("runs", "metrics", "sort", "--json") == 0
     found = {metric["key"]: metric for metric in json.loads(capsys.readouterr().out)["metrics"]}
-    assert (found["reward/mean"]["first"], found["reward/mean"]["last"]) == (0.1, 0.4)
+    assert (found["reward/mean"]["values"], found["reward/mean"]["last"]) == ([0.1, 0.4], 0.4)
     assert found["reward/mean"]["healthy"] is None
     assert found["entropy"]["healthy"] is False
     assert found["fail/timeout"]["meaning"].startswith("failed evaluations")
