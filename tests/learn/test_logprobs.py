@@ -200,8 +200,10 @@ def test_bfloat16_weights_give_float32_logprobs():
     assert (ours_N - exact_N).abs().mean() < 0.05
 
 
-def test_autocast_computes_float32_weights_in_bfloat16_with_float32_gradients():
+@pytest.mark.parametrize("attention", ["sdpa", TREES])
+def test_autocast_computes_float32_weights_in_bfloat16_with_float32_gradients(attention):
     batch, model = _batch(), tiny_llama()
+    model.set_attn_implementation(attention)
     exact_N, _ = _packed(model, batch, "shared", 1.0)
     with torch.autocast("cpu", torch.bfloat16):
         ours_N, _ = _packed(model, batch, "shared", 1.0)
