@@ -97,7 +97,7 @@ def heldout_metrics(judged: Judged, rows: Sequence[Mapping[str, float]]) -> dict
     if "heldout/mean" in metrics and recent:
         gap = statistics.fmean(row["reward/mean"] for row in recent) - metrics["heldout/mean"]
         metrics["heldout/gap"] = gap
-        # Early on the gap is that between sampled and greedy answers, and says nothing about learning by heart.
+        # Early on the gap is that between sampled and greedy answers, no sign of learning by heart.
         spread = statistics.fmean(row["reward/std"] for row in recent)
         if spread and len(recent) == _RECENT:
             metrics["heldout/gap_in_std"] = gap / spread

@@ -237,7 +237,7 @@ def _attend(
     few = query.device.type == "cpu" and length <= _FEW
     if few and not options.get("dropout") and options.get("position_bias") is None:
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        # Under autocast, rotary embeddings leave queries and keys in float32; casts stand where autograd sees.
+        # Under autocast, rotary embeddings leave float32; the casts stand where autograd sees them.
         query, key = query.to(value.dtype), key.to(value.dtype)
         ahead = () if prefix is None else (*(one[:, 0].to(value.dtype) for one in prefix), hidden_tP)
         attended: Tensor = SmallAttention.apply(query, key, value, scale, *ahead)
