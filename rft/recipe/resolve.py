@@ -128,13 +128,21 @@ def _import(module: str, name: str) -> ModuleType:
 
 
 def _broke(what: str, error: BaseException) -> NoReturn:
-    """One line with the innermost place, outside the import system, where user code raised."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
-    ]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}"
+    """One line with the innermost place where the user's code raised, or called what raised.
+
+    What others have put in between (the import system, a package that replaces `sys.exit`) is passed over.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"
+    else:
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+        ]
+        own = [
+            frame for frame in frames[1:] if "site-packages" not in frame.filename
+        ]  # the first is `_import`
+        last = (own or frames)[-1]
+        place = f"{last.filename}:{last.lineno}"
     said = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
     raise ResolveError(f"{what}: {type(error).__name__}: {said} ({place})") from error
 

@@ -129,6 +129,7 @@ def test_a_name_that_leads_nowhere_is_told_in_one_line(folder, name, said):
         ("\nx = (\n", "SyntaxError: '(' was never closed ({file}:2)"),
         ("def f():\n    1 / 0\nf()\n", "ZeroDivisionError: division by zero ({file}:2)"),
         ("import sys\nsys.exit(3)\n", "SystemExit: 3 ({file}:2)"),
+        ("import yaml\n\nyaml.safe_load('[')\n", "({file}:3)"),
     ],
 )
 def test_a_file_that_does_not_import_is_told_with_its_last_frame(tmp_path, source, said):
