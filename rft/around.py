@@ -19,6 +19,7 @@ from rft.progress import Progress
 from rft.rollout.collect import collect
 from rft.runs.folder import RunFolder, State
 from rft.runs.rollouts import read_rollouts
+from rft.runs.trackers import Trackers
 from rft.runs.view import View
 from rft.types import Group
 
@@ -91,6 +92,31 @@ def prove_bond(parts: Parts, view: View, step: int) -> tuple[dict[str, float], s
     except BindingError as error:
         return {}, str(error)
     return {"parity/mean": parity.mean, "parity/max": parity.max}, None
+
+
+def write_down(
+    parts: Parts,
+    run: RunFolder,
+    view: View,
+    progress: Progress,
+    trackers: Trackers,
+    metrics: dict[str, float],
+    *,
+    last: bool,
+    trouble: str | None,
+) -> None:
+    """Records a step and shows it; saves it where that is due, and at the last.
+
+    Raises RunStopped for trouble, when the step is saved.
+    """
+    run.record(progress.step, metrics)
+    trackers.wake()
+    view.step(metrics)
+    if last or due(parts.recipe.train.checkpoint.every, progress.step):
+        view.phase("checkpoint")
+        progress.save(run, parts, heldout=metrics.get("heldout/mean"), wait=last)
+    if trouble is not None:
+        raise RunStopped(f"{trouble}; step {progress.step} is saved, {go_on(run)}")
 
 
 def due(every: int, step: int) -> bool:

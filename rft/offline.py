@@ -16,13 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rft import background
-from rft.around import Clock, due, go_on, judge, prove_bond, status
+from rft.around import Clock, due, go_on, judge, prove_bond, status, write_down
 from rft.assemble import Parts, assemble
 from rft.bad_steps import not_applied
 from rft.begin import begin
 from rft.engine.base import Published
 from rft.engine.open import prepare_process
-from rft.errors import RunStopped
 from rft.evaluator import Evaluator
 from rft.examples import reference_model
 from rft.heldout import Judged, summarise
@@ -121,14 +120,7 @@ def train_offline(
             if (last and trouble is None) or due(recipe.eval.every, progress.step):
                 judged.append(judge(parts, run, view, progress.step, f"step {progress.step}"))
                 metrics |= judged[-1].metrics()
-            run.record(progress.step, metrics)
-            trackers.wake()
-            view.step(metrics)
-            if last or due(recipe.train.checkpoint.every, progress.step):
-                view.phase("checkpoint")
-                progress.save(run, parts, heldout=metrics.get("heldout/mean"), wait=last)
-            if trouble is not None:
-                raise RunStopped(f"{trouble}; step {progress.step} is saved, {go_on(run)}")
+            write_down(parts, run, view, progress, trackers, metrics, last=last, trouble=trouble)
             if stop.requested and progress.step < steps:
                 view.note(f"stopped after step {progress.step} of {steps}; {go_on(run)}")
             clock = Clock()

@@ -13,11 +13,10 @@ import time
 from functools import partial
 
 from rft import background
-from rft.around import Clock, due, go_on, judge, prove_bond, status
+from rft.around import Clock, due, go_on, judge, prove_bond, status, write_down
 from rft.assemble import assemble
 from rft.bad_steps import after_update
 from rft.begin import begin
-from rft.errors import RunStopped
 from rft.fork import Origin
 from rft.heldout import Judged, summarise
 from rft.process import release_memory
@@ -124,14 +123,7 @@ def train(
             if (last and trouble is None) or due(recipe.eval.every, progress.step):
                 judged.append(judge(parts, run, view, progress.step, f"step {progress.step}"))
                 metrics |= heldout_metrics(judged[-1], [*run.metrics(), metrics])
-            run.record(progress.step, metrics)
-            trackers.wake()
-            view.step(metrics)
-            if last or due(recipe.train.checkpoint.every, progress.step):
-                view.phase("checkpoint")
-                progress.save(run, parts, heldout=metrics.get("heldout/mean"), wait=last)
-            if trouble is not None:
-                raise RunStopped(f"{trouble}; step {progress.step} is saved, {go_on(run)}")
+            write_down(parts, run, view, progress, trackers, metrics, last=last, trouble=trouble)
             if stop.requested and progress.step < recipe.train.steps:
                 view.note(f"stopped after step {progress.step} of {recipe.train.steps}; {go_on(run)}")
                 break
