@@ -170,6 +170,7 @@ def assemble(
             temperature=recipe.rollout.temperature,
             max_completion_tokens=context,
             abilities=abilities,
+            seed=recipe.seed,
             autocast=dtype == "float32" and engine_dtype == "bfloat16",
             reference=_reference(recipe, folder, dtype, device),
             own_loss=loss_of(recipe.algorithm),

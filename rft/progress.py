@@ -235,25 +235,15 @@ class Progress:
 
 
 def _random_state() -> dict[str, Any]:
-    """Of Python, numpy and torch: environments and evaluators may use the first two, dropout the third."""
+    """Of Python and numpy, for environments and evaluators. torch's is seeded anew for each update."""
     import numpy as np
-    import torch
 
     numpy: Any = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+    return {"python": random.getstate(), "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:])}
 
 
 def _restore_random(state: dict[str, Any]) -> None:
     import numpy as np
-    import torch
 
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])

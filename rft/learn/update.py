@@ -69,6 +69,7 @@ class Updater:
         temperature: float,
         max_completion_tokens: int,
         abilities: Abilities,
+        seed: int = 0,
         autocast: bool = False,
         reference: nn.Module | None = None,
         own_loss: Surrogate | None = None,
@@ -81,6 +82,7 @@ class Updater:
             temperature: the sampler's.
             max_completion_tokens: sampled tokens that a rollout may have; normaliser of `dr_grpo`.
             abilities: from `rft.learn.probe.probe`.
+            seed: of what is drawn at random (an adapter's dropout), together with the update's number.
             autocast: compute float32 weights in bfloat16.
             reference: frozen starting model for the KL term; unset, the policy with its adapters disabled.
             own_loss: the function that `algorithm.loss_type` names by path, if it does.
@@ -102,6 +104,7 @@ class Updater:
             model, train, temperature=temperature, abilities=abilities, autocast=autocast, critic=critic
         )
         self.device = self._forward.device
+        self._seed = seed
         self._updates = 0
         self._measured_s = 0.0
         in_reward = algorithm.beta != 0.0 and algorithm.kl.place == "reward"
@@ -147,6 +150,8 @@ class Updater:
 
     def measure(self, batch: Batch) -> Batch:
         """The batch with what credit and loss compare with, computed before anything moves."""
+        # Not where torch's generator happens to be: the sampler draws from it too, as often as it likes.
+        torch.manual_seed(self._seed * 1_000_003 + self._updates)
         started = self._now()
         measured = self._forward.measure(
             batch, logprobs=self._needs_old or self._picks_tokens, values=self.critic is not None

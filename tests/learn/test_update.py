@@ -128,7 +128,7 @@ def test_minibatch_gradients_add_up_to_the_whole():
     assert_same_gradient(mean, whole)
 
 
-def _updater(model, algorithm: AlgorithmSpec, **train) -> Updater:
+def _updater(model, algorithm: AlgorithmSpec, *, seed: int = 0, **train) -> Updater:
     spec = TrainSpec(**{"micro_batch_tokens": 64, "logit_chunk": 7, "learning_rate": 1e-2, **train})
     return Updater(
         model,
@@ -138,7 +138,25 @@ def _updater(model, algorithm: AlgorithmSpec, **train) -> Updater:
         temperature=1.0,
         max_completion_tokens=20,
         abilities=Abilities("shared", True),
+        seed=seed,
     )
+
+
+def test_what_is_dropped_depends_on_seed_and_update_alone():
+    # Sampling draws from torch's generator too, and a step ahead at any time.
+    groups = random_groups(4)
+    after = []
+    for seed, draws in ((0, 0), (0, 7), (1, 0)):
+        torch.manual_seed(0)
+        model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5))
+        updater = _updater(model, _algorithm(), seed=seed)
+        for _ in range(2):
+            torch.rand(draws)
+            batch = to_batch(groups, mask_truncated=False, min_valid=0.0)
+            updater.update(assign_credit(updater.measure(batch), AlgorithmSpec()))
+        after.append(torch.cat([one.detach().flatten() for one in model.parameters() if one.requires_grad]))
+    assert torch.equal(after[0], after[1])
+    assert not torch.equal(after[0], after[2])
 
 
 def _own_samples(model, groups: list[Group]) -> list[Group]:

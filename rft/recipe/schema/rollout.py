@@ -51,7 +51,8 @@ class RolloutSpec(Section):
     their scores, the others are played again. Else short answers have the better chance."""
     one_step_off: bool = False
     """Sample and score the next step while this one's update runs: one step behind the weights, which
-    `algorithm.mismatch` corrects. It pays where scores are slow or the engine leaves cores free."""
+    `algorithm.mismatch` corrects. It pays where scores are slow or the engine leaves cores free. With an
+    adapter's dropout no two such runs are the same: sampler and update draw from one generator."""
     max_staleness: PositiveInt = 1
     """Do not keep rollouts whose oldest token would be more than so many steps behind the weights; they are
     played again."""
