@@ -24,7 +24,7 @@ from rft.learn.probe import probe  # noqa: E402
 from rft.learn.update import Updater, build_optimizer  # noqa: E402
 from rft.models.policy import Policy  # noqa: E402
 from rft.models.source import locate  # noqa: E402
-from rft.process import hold_memory, release_memory, rss_gb  # noqa: E402
+from rft.process import HeldMemory, rss_gb  # noqa: E402
 from rft.recipe.schema import AlgorithmSpec, ModelSpec, TrainSpec  # noqa: E402
 from rft.types import Group, Rollout, Score, Task, Turn  # noqa: E402
 
@@ -32,7 +32,7 @@ from rft.types import Group, Rollout, Score, Task, Turn  # noqa: E402
 def main() -> None:
     """Builds what `rft.assemble` builds around a model, without an engine."""
     options = arguments().parse_args()
-    hold_memory()
+    memory = HeldMemory()
     idle_gb = rss_gb()
     torch.manual_seed(0)
     spec = ModelSpec(source=options.model, gradient_checkpointing=options.checkpointing)
@@ -59,7 +59,7 @@ def main() -> None:
         batch = to_batch(scored, mask_truncated=False, min_valid=0.0)
         batch = assign_credit(updater.measure(batch), algorithm)
         stats = updater.update(batch)
-        release_memory()
+        memory.settle()
         seconds = time.perf_counter() - began
         _turns.say(seconds=seconds, memory_gb=peak.read() - idle_gb, gradient=stats.grad_norm)
 

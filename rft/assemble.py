@@ -22,7 +22,7 @@ from rft.evaluator import Evaluator
 from rft.formulas import credit_of, loss_of
 from rft.judging import name_base, scoring, spent_usd
 from rft.models.source import locate
-from rft.process import hold_memory
+from rft.process import HeldMemory
 from rft.recipe.resolve import resolve_environment, resolve_evaluator
 from rft.recipe.schema import Recipe
 from rft.rollout.chat import BaseChat
@@ -64,6 +64,7 @@ class Parts:
     player: Player
     runner: ScoringRunner
     supervisor: Supervisor
+    memory: HeldMemory
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def assemble(
 
         view.phase("loading model")
         prepare_process()
-        hold_memory()
+        memory = HeldMemory()
         engine_spec = for_serving(recipe)
         import torch
 
@@ -185,6 +186,7 @@ def assemble(
         order = TaskOrder(train, seed=recipe.seed, shuffle=recipe.data.shuffle)
         supply = build_supply(recipe, order, player, runner, engine, view)
         stack.callback(supply.close)
+        memory.release()  # what loading has freed
         yield Parts(
             recipe=recipe,
             order=order,
@@ -198,6 +200,7 @@ def assemble(
             player=player,
             runner=runner,
             supervisor=Supervisor(runner, recipe, event=run.event, note=view.note, spent_usd=spent_usd(run)),
+            memory=memory,
         )
 
 

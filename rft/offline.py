@@ -25,7 +25,7 @@ from rft.engine.open import prepare_process
 from rft.evaluator import Evaluator
 from rft.examples import reference_model
 from rft.heldout import Judged, summarise
-from rft.process import release_memory, rss_gb
+from rft.process import rss_gb
 from rft.recipe.schema import Examples, Recipe
 from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet
@@ -100,7 +100,7 @@ def train_offline(
         def after_step(taught: Taught) -> bool:
             """Publishes, judges, writes down and saves; returns whether training goes on."""
             nonlocal clock
-            release_memory()
+            parts.memory.settle()
             clock.lap("update")
 
             # 2 the same weights answer the held-out tasks, and serve

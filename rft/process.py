@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 _OMP_PAUSE_SOFT = 1  # OpenMP 5.0, omp_pause_resource_t
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_MOST_HELD = 2**31 - 1  # bytes, as is the next; both the most that glibc takes
-_LARGEST_IN_HEAP = 2**25
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_MOST_HELD = 2**31 - 1  # bytes, the most that glibc takes
+_PILED_UP = 1.1
 
 
 def peak_rss_gb() -> float:
@@ -29,27 +29,42 @@ def rss_gb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
-def hold_memory() -> None:
-    """Keeps what is freed until `release_memory`, where the system's memory is glibc's.
+class HeldMemory:
+    """Keeps what is freed for what comes next, where the system's memory is glibc's, until it piles up.
 
     Left alone, glibc gives the end of its heap back whenever 64 MB of it are free, and maps large tensors
-    one by one: an update then takes fresh pages from the system for tensors it has just freed.
+    one by one: an update then takes fresh pages from the system for tensors it has just freed, which may cost
+    more than what is computed on them. Held for good, memory ends in pieces that the next update does not
+    quite fit into, and a run on a CPU grows by gigabytes over its first twenty steps.
     """
-    tune = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tune is not None:
-        tune(_M_TRIM_THRESHOLD, _MOST_HELD)
-        tune(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
 
+    def __init__(self) -> None:
+        """Holds from now on; what it asks of glibc stays when the object has gone."""
+        self._usual_gb: float | None = None
+        tune = getattr(ctypes.CDLL(None), "mallopt", None)
+        if tune is not None:
+            tune(_M_TRIM_THRESHOLD, _MOST_HELD)
+            tune(_M_MMAP_MAX, 0)  # a gradient of the vocabulary is larger than any threshold that glibc takes
 
-def release_memory() -> None:
-    """Gives freed memory back to the system.
+    def settle(self) -> bool:
+        """To be called once a step: releases memory if the process holds a tenth more than usual.
 
-    glibc keeps what an update has freed in pieces that the next one does not quite fit into: without this a
-    run on a CPU grows by gigabytes over its first twenty steps. Takes milliseconds; nothing to do elsewhere.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        Usual is what it held at the first call after a release. Returns whether memory was released.
+        """
+        held_gb = rss_gb()
+        if self._usual_gb is None:
+            self._usual_gb = held_gb
+        if held_gb <= _PILED_UP * self._usual_gb:
+            return False
+        self.release()
+        return True
+
+    def release(self) -> None:
+        """Gives freed memory back. Takes milliseconds, but the next step pays for fresh pages."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        self._usual_gb = None
 
 
 def release_threads() -> None:

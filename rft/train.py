@@ -19,7 +19,6 @@ from rft.bad_steps import after_update
 from rft.begin import begin
 from rft.fork import Origin
 from rft.heldout import Judged, summarise
-from rft.process import release_memory
 from rft.recipe.schema import Recipe
 from rft.runs.folder import RunFolder
 from rft.runs.quiet import Quiet
@@ -102,7 +101,7 @@ def train(
 
             # 4 clipped passes; shared weights are written while the engine holds still
             stats = parts.updater.update(batch, writing=partial(progress.writing, parts, step + 1))
-            release_memory()
+            parts.memory.settle()
             clock.lap("update")
 
             # 5 the same weights sample the next step, and serve

@@ -107,14 +107,16 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight_D)
         ctx.eps = eps
-        normed = _copy(x).mul_(_inverse_rms(x, eps))
+        normed = _copy(x)
+        normed.mul_(_inverse_rms(normed, eps))
         return normed.mul_(weight_D.to(normed.dtype)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight_D = ctx.saved_tensors
-        inverse = _inverse_rms(x, ctx.eps)
-        normed, grad = _copy(x).mul_(inverse), _copy(gradients[0])
+        normed, grad = _copy(x), _copy(gradients[0])
+        inverse = _inverse_rms(normed, ctx.eps)
+        normed.mul_(inverse)
         upstream = grad * normed  # of the weight, token by token
         weight_grad_D = None
         if ctx.needs_input_grad[1]:
@@ -132,8 +134,7 @@ def _copy(x: Tensor) -> Tensor:
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
