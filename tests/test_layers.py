@@ -30,6 +30,7 @@ CONTRACTS = {
     "rft.background",
     "rft.stats",
     "rft.process",
+    "rft.retry_after",
     "rft.recipe.schema",
     "rft.engine.base",
 }
@@ -41,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rft.background": set(),
     "rft.stats": set(),
     "rft.process": set(),
+    "rft.retry_after": set(),
     "rft.secrets": {"rft.errors"},
     "rft.evaluator": {"rft.types", "rft.errors", "rft.environment"},
     "rft.environment": {"rft.types", "rft.errors"},
@@ -111,6 +113,7 @@ LIBRARIES: dict[str, set[str]] = {
     "rft.background": set(),
     "rft.stats": {"numpy", "scipy"},
     "rft.process": set(),
+    "rft.retry_after": set(),
     "rft.secrets": {"pydantic", "pydantic_core"},
     "rft.evaluator": {"pydantic"},
     "rft.environment": {"pydantic"},

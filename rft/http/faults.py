@@ -17,13 +17,12 @@ stored.
 
 from __future__ import annotations
 
-import email.utils
-import time
 from collections.abc import Collection
 
 import httpx
 
 from rft.errors import EvaluatorError
+from rft.retry_after import retry_after_s
 from rft.secrets import hide, redact
 from rft.types import FailureKind
 
@@ -31,7 +30,6 @@ _PASSING: dict[int, FailureKind] = {408: "timeout", 425: "rate_limited", 429: "r
 _HOPELESS = (401, 403, 404, 405)
 _MISUSE = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _EXCERPT = 200
-_LONGEST_WAIT_S = 86_400.0
 
 
 def fault_of(response: httpx.Response, credentials: Collection[str] = ()) -> EvaluatorError | None:
@@ -46,9 +44,8 @@ def fault_of(response: httpx.Response, credentials: Collection[str] = ()) -> Eva
     told = f"HTTP {status} from {response.url.host}"
     kind = _PASSING.get(status, "server" if status >= 500 else None)
     if kind is not None:
-        return EvaluatorError(
-            kind, f"{told}: {excerpt(response)}", retryable=True, retry_after_s=retry_after_s(response)
-        )
+        asked_s = retry_after_s(response.headers)
+        return EvaluatorError(kind, f"{told}: {excerpt(response)}", retryable=True, retry_after_s=asked_s)
     hopeless = status in _HOPELESS or response.is_redirect
     return EvaluatorError("bug", f"{told}: {_never_heals(response, credentials)}", hopeless=hopeless)
 
@@ -61,22 +58,6 @@ def broken(error: httpx.RequestError, host: str) -> EvaluatorError:
     if isinstance(error, httpx.DecodingError):
         return EvaluatorError("bad_response", told, retryable=True)
     return EvaluatorError("transport", told, retryable=True)
-
-
-def retry_after_s(response: httpx.Response, now: float | None = None) -> float | None:
-    """Seconds to wait, from the header `Retry-After` in either form; None where it tells nothing readable.
-
-    Args:
-        now: seconds since the epoch, to count from; the clock's when None.
-    """
-    text = response.headers.get("retry-after", "").strip()
-    if text.isascii() and text.replace(".", "", 1).isdigit():
-        return min(float(text), _LONGEST_WAIT_S)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return min(max(0.0, when.timestamp() - (time.time() if now is None else now)), _LONGEST_WAIT_S)
 
 
 def excerpt(response: httpx.Response) -> str:

@@ -19,6 +19,7 @@ import httpx
 from rft.environment import Environment
 from rft.errors import EndpointError, ServeError
 from rft.recipe.schema import RolloutSpec
+from rft.retry_after import retry_after_s
 from rft.rollout.play import AnyPlayer, MyTurn, Voice, at_once
 from rft.types import FailureKind, Message, Rollout, Task, Turn
 
@@ -121,7 +122,8 @@ class Endpoint:
         if status == 404:
             raise ServeError(f"{self.url} refuses the model {self.model!r}: {told}")
         if status == 429 or status >= 500:
-            raise _PassingError("rate_limited" if status == 429 else "server", told, _retry_after_s(response))
+            kind: FailureKind = "rate_limited" if status == 429 else "server"
+            raise _PassingError(kind, told, retry_after_s(response.headers))
         if status >= 400:
             raise EndpointError("bad_response", told)
         try:
@@ -252,14 +254,6 @@ def _message(choice: Mapping[str, Any]) -> Message:
         return Message.from_dict({**choice["message"], "role": "assistant"})
     except (KeyError, TypeError) as error:
         raise EndpointError("bad_response", "the answer holds no message") from error
-
-
-def _retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds to wait, where the server tells; the header's form with a date counts as not told."""
-    try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
 
 
 def _named(error: Exception) -> str:

@@ -13,13 +13,14 @@ they are stored with the rollouts.
 
 from __future__ import annotations
 
-import math
 import os
 import sysconfig
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 from rft.errors import EvaluatorError
+from rft.retry_after import retry_after_s
 from rft.secrets import redact as redact
 from rft.types import FailureKind, Score
 
@@ -56,19 +57,9 @@ def _http(status: int, error: BaseException) -> Score:
     kind = kinds.get(status, "server" if status >= 500 else None)
     if kind is None:
         return _bug(error)
-    return Score.failed(
-        kind, f"HTTP {status}: {_told(error)}", retryable=True, retry_after_s=_retry_after_s(error)
-    )
-
-
-def _retry_after_s(error: BaseException) -> float | None:
-    """What the service asks for, where it says so in seconds."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        seconds = float(headers.get("Retry-After", ""))
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return seconds if 0 <= seconds < math.inf else None
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    asked_s = retry_after_s(headers) if isinstance(headers, Mapping) else None
+    return Score.failed(kind, f"HTTP {status}: {_told(error)}", retryable=True, retry_after_s=asked_s)
 
 
 def _bug(error: BaseException) -> Score:

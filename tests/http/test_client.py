@@ -9,7 +9,6 @@ import pytest
 
 from rft.errors import EvaluatorError, UserError
 from rft.http.client import Client, read_json
-from rft.http.faults import retry_after_s
 from rft.secrets import Secret
 from rft.testing import fake_api
 from rft.testing.fake_api import FakeAPI, Reply
@@ -165,21 +164,3 @@ async def test_what_is_not_json_is_a_bad_response_worth_another_try(api, body):
 async def test_retry_after_reaches_whoever_retries(api):
     api.reply(fake_api.rate_limited(7), Reply(None, 503, {"Retry-After": "2"}), fake_api.rate_limited(None))
     assert [(await failure(api)).retry_after_s for _ in range(3)] == [7.0, 2.0, None]
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("120", 120.0),
-        ("1.5", 1.5),
-        ("Wed, 21 Oct 2015 07:28:30 GMT", 30.0),
-        ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
-        ("9" * 400, 86400.0),
-        ("-5", None),
-        ("soon", None),
-        ("", None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(header, seconds):
-    now = 1445412480.0  # Wed, 21 Oct 2015 07:28:00 GMT
-    assert retry_after_s(httpx.Response(429, headers={"Retry-After": header}), now=now) == seconds

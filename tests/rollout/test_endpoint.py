@@ -147,7 +147,7 @@ async def test_retry_after_is_obeyed(monkeypatch):
     monkeypatch.setattr("asyncio.sleep", sleep)
     server = Server(
         httpx.Response(429, headers={"retry-after": "7"}),
-        httpx.Response(429, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+        httpx.Response(429, headers={"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}),
         chat("4"),
     )
     await play(player(server))
