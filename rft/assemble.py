@@ -205,7 +205,7 @@ def assemble(
 
 
 def _require_known_sampling(recipe: Recipe) -> None:
-    from rft.engine.vllm import vllm_params
+    from rft.engine.params import vllm_params
 
     spec = recipe.rollout
     try:

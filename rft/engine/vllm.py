@@ -12,7 +12,7 @@ import itertools
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +22,11 @@ from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from rft.engine.base import Completion, Sampling
+from rft.engine.params import completion_of, vllm_params
 from rft.errors import EngineError
 from rft.process import release_threads
 
@@ -114,7 +115,7 @@ class VLLMEngine:
             raise ValueError(str(error)) from error
         if final is None:
             raise EngineError("the engine ended a request without an answer")
-        return _completion(final)
+        return completion_of(final)
 
     async def stream(
         self,
@@ -323,41 +324,6 @@ class VLLMEngine:
             raise EngineError("the engine is closed")
 
 
-def vllm_params(sampling: Sampling) -> SamplingParams:
-    """Our sampling in vLLM's words: one log-probability for each sampled token, one output at the end.
-
-    Raises ValueError for a parameter in `sampling.extra` that vLLM does not know or that is set here.
-    """
-    ours: dict[str, Any] = {
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-        "structured_outputs": _held_to(sampling.json_schema),
-        "n": 1,
-        "logprobs": 0,
-        "flat_logprobs": True,
-        "detokenize": bool(sampling.stop),
-        "output_kind": RequestOutputKind.FINAL_ONLY,
-    }
-    taken = sorted(ours.keys() & sampling.extra.keys())
-    if taken:
-        raise ValueError(f"sampling parameter {', '.join(taken)} is set by the rollout itself; leave it out")
-    try:
-        return SamplingParams(**ours, **sampling.extra)
-    except TypeError as error:
-        raise ValueError(f"vLLM does not know a sampling parameter: {error}") from error
-    except VLLMClientError as error:
-        raise ValueError(str(error)) from error
-
-
-def _held_to(schema: Mapping[str, Any] | None) -> StructuredOutputsParams | None:
-    return None if schema is None else StructuredOutputsParams(json=dict(schema))
-
-
 def _post(loop: asyncio.AbstractEventLoop, items: Sequence[tuple[_Stream, Any]]) -> None:
     """Wakes a loop once for all its outputs of a step. A loop that has gone away needs no answer."""
 
@@ -367,18 +333,3 @@ def _post(loop: asyncio.AbstractEventLoop, items: Sequence[tuple[_Stream, Any]])
 
     if not loop.is_closed():
         loop.call_soon_threadsafe(put)
-
-
-def _completion(output: RequestOutput) -> Completion:
-    sample = output.outputs[0]
-    logprobs: Any = sample.logprobs
-    starts: Mapping[int, int] | Sequence[int] = logprobs.start_indices
-    return Completion(
-        token_ids=tuple(sample.token_ids),
-        # With logprobs=0 each position holds the sampled token alone, so its entry starts the position.
-        logprobs=tuple(logprobs.logprobs[start] for start in starts),
-        finish_reason="length" if sample.finish_reason == "length" else "stop",
-        weight_versions=tuple(
-            (int(span.version), span.start, span.end) for span in sample.weight_versions or ()
-        ),
-    )
