@@ -177,3 +177,14 @@ def test_learning_rates_when_the_recipe_names_none():
     assert _critic(model, "head").optimizer.learning_rate == pytest.approx(0.05 / 32)
     assert _critic(model, "model").optimizer.learning_rate == pytest.approx(1e-2)
     assert _critic(model, "head", learning_rate=3e-4).optimizer.learning_rate == pytest.approx(3e-4)
+
+
+def test_its_schedule_ends_with_the_run_though_the_policys_begins_later():
+    algorithm = AlgorithmSpec(kind="ppo", num_iterations=2, minibatches=3, critic=CriticSpec(warmup_steps=1))
+    train = TrainSpec(steps=5, learning_rate=1e-3, optimizer={"schedule": "linear"})
+    optimizer = Critic(tiny_llama(), algorithm, train).optimizer
+    started = optimizer.learning_rate
+    optimizer.steps = 15
+    assert optimizer.learning_rate == pytest.approx(started / 2)
+    optimizer.steps = 30
+    assert optimizer.learning_rate == pytest.approx(0.0, abs=1e-12)

@@ -399,3 +399,25 @@ def test_it_learns_with_one_answer_a_prompt(kind):
     first, last = sum(rewards[:3]) / 3, sum(rewards[-5:]) / 5
     assert first < 0.45, "a third of the tokens is below 20"
     assert last > 0.8
+
+
+@pytest.mark.parametrize(("kind", "times"), [("head", 2.0), ("model", 1.0)])
+def test_only_a_value_loss_that_reaches_the_policys_trunk_is_weighed_also_while_it_warms_up(kind, times):
+    model = tiny_llama()
+    found = []
+    for coef in (0.25, 0.5):
+        algorithm = _ppo(kind, critic={"coef": coef, "warmup_steps": 1})
+        updater = _updater(model, algorithm, keep=True)
+        batch = _batch(random_groups(3))
+        updater.update(assign_credit(updater.measure(batch), algorithm))
+        found.append(updater.critic.optimizer.gradients[0]["head.weight"])
+    torch.testing.assert_close(found[1], times * found[0])
+
+
+def test_values_and_log_probabilities_of_one_trunk_are_measured_in_one_pass():
+    model = tiny_llama()
+    calls: list[int] = []
+    updater = _updater(model, _ppo("head", num_iterations=2), micro_batch_tokens=4096)
+    model.get_decoder().register_forward_hook(lambda *_: calls.append(1))
+    updater.measure(_batch(random_groups(3)))
+    assert len(calls) == 1

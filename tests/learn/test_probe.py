@@ -54,6 +54,14 @@ def test_a_soft_cap_or_a_scale_on_the_logits_is_noticed():
         assert abilities.packing == "shared", "the trunk is plain attention all the same"
 
 
+def test_what_is_noticed_is_a_share_of_the_spread():
+    # Its log-probabilities lie within a thousandth of each other, so every other head is as near in nats.
+    model = _tiny("Cohere", logit_scale=0.25)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1e-4)
+    assert not probe(model, share_prompts=True, longest=100).chunked_head
+
+
 def test_a_head_with_a_bias_is_not_chunked_even_while_the_bias_is_zero():
     assert not probe(_tiny("Phi"), share_prompts=True).chunked_head
 

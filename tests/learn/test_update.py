@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -104,12 +105,13 @@ def test_only_constant_groups_make_no_step():
     stats, gradient = gradient_of(MODEL, [same], _algorithm())
     assert gradient == {}
     assert (stats.steps, stats.micro_batches, stats.metrics) == (0, 0, {})
+    assert (stats.loss, stats.grad_norm, stats.learning_rate, stats.backward_s) == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_minibatch_gradients_add_up_to_the_whole():
     groups = random_groups(3, groups=4)
     model = tiny_llama()
-    _, whole = gradient_of(model, groups, _algorithm())
+    whole_stats, whole = gradient_of(model, groups, _algorithm())
     keeper = GradientKeeper(model)
     updater = Updater(
         model,
@@ -121,8 +123,9 @@ def test_minibatch_gradients_add_up_to_the_whole():
         abilities=Abilities("shared", True),
     )
     batch = to_batch(groups, mask_truncated=False, min_valid=0.0)
-    updater.update(assign_credit(updater.measure(batch), AlgorithmSpec()))
+    stats = updater.update(assign_credit(updater.measure(batch), AlgorithmSpec()))
     assert len(keeper.gradients) == 2
+    assert stats.loss == pytest.approx(whole_stats.loss, rel=1e-5)
     # dapo divides each of two steps by half the batch's tokens, so their mean is the whole.
     mean = {name: (keeper.gradients[0][name] + keeper.gradients[1][name]) / 2 for name in whole}
     assert_same_gradient(mean, whole)
@@ -248,9 +251,59 @@ def test_the_reference_of_an_adapter_is_the_model_without_it():
     assert all("lora" in name for name in gradient)
 
 
+def test_the_reference_follows_once_an_update():
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules="all-linear"))
+    algorithm = _algorithm(beta=0.1, kl={"sync_every": 2, "sync_mix": 1.0})
+    updater = _updater(model, algorithm)
+    batch = to_batch(random_groups(4), mask_truncated=False, min_valid=0.0)
+    for follows in (False, True):
+        updater.update(assign_credit(updater.measure(batch), algorithm))
+        reference_N, policy_N = updater.measure(batch).ref_logprobs_N, updater.logprobs(batch)
+        assert torch.allclose(reference_N, policy_N, atol=1e-6) == follows
+
+
+def test_a_state_without_a_reference_leaves_the_reference_where_the_run_starts():
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules="all-linear"))
+    state = _updater(model, _algorithm()).state_dict()
+    updater = _updater(model, _algorithm(beta=0.1))
+    updater.load_state_dict(state)
+    batch = updater.measure(to_batch(random_groups(4), mask_truncated=False, min_valid=0.0))
+    torch.testing.assert_close(batch.ref_logprobs_N, updater.logprobs(batch))
+
+
 def test_kl_needs_something_to_refer_to():
     with pytest.raises(ValueError, match="reference"):
         _updater(tiny_llama(), AlgorithmSpec(beta=0.1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_the_models_mode_as_it_was(training):
+    model = tiny_llama().train(training)
+    updater = _updater(model, _algorithm(num_iterations=2))
+    updater.measure(to_batch(random_groups(4), mask_truncated=False, min_valid=0.0))
+    assert model.training == training
+
+
+def test_an_updates_parts_take_no_longer_than_the_whole():
+    updater = _updater(tiny_llama(), _algorithm())
+    batch = assign_credit(to_batch(random_groups(4), mask_truncated=False, min_valid=0.0), AlgorithmSpec())
+    began = time.perf_counter()
+    stats = updater.update(batch)
+    whole_s = time.perf_counter() - began
+    parts_s = (stats.forward_s, stats.backward_s, stats.optimizer_s)
+    assert min(parts_s) > 0
+    assert sum(parts_s) <= whole_s
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("grpo", 5 * 2 * 3), ("ppo", (5 - 1) * 2 * 3)])
+def test_a_schedule_is_laid_over_the_steps_in_which_the_policy_moves(kind, steps):
+    algorithm = AlgorithmSpec(kind=kind, num_iterations=2, minibatches=3, critic={"warmup_steps": 1})
+    train = TrainSpec(steps=5, learning_rate=1e-3, optimizer={"schedule": "linear"})
+    optimizer = build_optimizer(tiny_llama(), algorithm, train)
+    optimizer.steps = steps // 2
+    assert optimizer.learning_rate == pytest.approx(5e-4)
+    optimizer.steps = steps
+    assert optimizer.learning_rate == pytest.approx(0.0, abs=1e-12)
 
 
 def test_learning_rates_when_the_recipe_names_none():
