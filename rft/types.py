@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, SupportsFloat
 
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["ok", "skipped", "not_applicable", "failed"]
@@ -220,7 +221,8 @@ class Failure:
 class Score:
     """An evaluator's verdict. `value` is finite exactly when `status` is "ok".
 
-    Raises ValueError when value, status and failure do not belong together.
+    Raises ValueError when value, status and failure do not belong together, TypeError for a metric, part or
+    value of a turn that is no number.
 
     >>> float(Score(0.75, reason="3 of 4 positions right"))
     0.75
@@ -236,6 +238,7 @@ class Score:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Logged, never trained on."""
     parts: Mapping[str, Score] = field(default_factory=dict)
+    """What the value is made of, by name. A plain number becomes a Score."""
     turn_values: tuple[float, ...] | None = None
     """One value per assistant turn, for per-turn credit."""
     failure: Failure | None = None
@@ -258,6 +261,13 @@ class Score:
                 f'a Score names its failure exactly when status is "failed", got failure={self.failure!r} '
                 f"with status={self.status!r}; write Score.failed(kind, detail) or Score.skip(reason)"
             )
+        # What an author writes by hand: found here, in the author's line, not when a step is summed up.
+        keep = partial(object.__setattr__, self)
+        keep("metrics", {name: _number("metrics", name, one) for name, one in self.metrics.items()})
+        keep("parts", {name: _part(name, one) for name, one in self.parts.items()})
+        if self.turn_values is not None:
+            values = enumerate(self.turn_values)
+            keep("turn_values", tuple(_number("turn_values", turn, one) for turn, one in values))
 
     def __float__(self) -> float:
         if self.value is None:
@@ -297,6 +307,16 @@ class Score:
     def stamped(self, **changes: Any) -> Score:
         """A copy with bookkeeping fields (evaluator, fingerprint, latency_s, ...) filled in."""
         return replace(self, **changes)
+
+
+def _part(name: str, one: object) -> Score:
+    return one if isinstance(one, Score) else Score(_number("parts", name, one))
+
+
+def _number(field_name: str, key: object, one: object) -> float:
+    if isinstance(one, SupportsFloat) and not isinstance(one, Score):
+        return float(one)
+    raise TypeError(f"{field_name} of a Score are numbers, got {one!r} for {key!r}")
 
 
 @dataclass(frozen=True)

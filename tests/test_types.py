@@ -6,7 +6,9 @@ import doctest
 import importlib
 import math
 import pickle
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from rft.types import Cost, Failure, Group, Message, Rollout, Score, Task, Turn
@@ -140,3 +142,34 @@ def test_everything_pickles():
     score = Score(1.0, parts={"a": Score.failed("server", "HTTP 500")})
     rollout = Rollout("r", "t", ASK, ASK.messages, rewards=(None, 1.0))
     assert pickle.loads(pickle.dumps((score, rollout))) == (score, rollout)
+
+
+def test_a_part_may_be_a_plain_number():
+    score = Score(0.5, parts={"brief": 1, "right": Score.skip("no gold answer")})
+    assert score.parts == {"brief": Score(1.0), "right": Score.skip("no gold answer")}
+    assert replace(score, cached=True).parts == score.parts
+
+
+def test_what_an_author_writes_becomes_plain_floats():
+    score = Score(1.0, metrics={"seen": np.bool_(True), "length": 3}, turn_values=[np.float32(0.5), 1])
+    assert score.metrics == {"seen": 1.0, "length": 3.0}
+    assert all(type(one) is float for one in (*score.metrics.values(), *score.turn_values))
+    assert score.turn_values == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"parts": {"style": "good"}}, "parts of a Score are numbers, got 'good' for 'style'"),
+        ({"metrics": {"n": None}}, "metrics of a Score are numbers, got None for 'n'"),
+        ({"turn_values": [1.0, None]}, "turn_values of a Score are numbers, got None for 1"),
+    ],
+)
+def test_what_is_no_number_is_told_where_it_is_made(given, told):
+    with pytest.raises(TypeError, match=told):
+        Score(1.0, **given)
+
+
+def test_a_part_is_finite_as_every_score():
+    with pytest.raises(ValueError, match="finite"):
+        Score(1.0, parts={"a": math.nan})

@@ -26,7 +26,11 @@ from rft.types import FailureKind, Score
 
 _NEVER_HEALS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _HTTPX_MISUSE = ("UnsupportedProtocol", "LocalProtocolError", "InvalidURL", "CookieConflict", "StreamError")
-_OURS = (str(Path(__file__).parent), os.path.join(Path(__file__).parents[1], "evaluator", ""))
+_OURS = (
+    str(Path(__file__).parent),
+    os.path.join(Path(__file__).parents[1], "evaluator", ""),
+    os.path.join(Path(__file__).parents[1], "types.py"),
+)
 _LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 
 

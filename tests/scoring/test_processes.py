@@ -69,7 +69,7 @@ class Works(Evaluator):
             case "late":
                 raise EvaluatorError("timeout", "the service took too long", retryable=True)
             case "unpicklable":
-                return Score(1.0, parts={"lock": threading.Lock()})
+                return Score(1.0, reason=threading.Lock())
             case "pid":
                 return {"score": 1.0, "pid": os.getpid(), "calls": self.calls}
         return 0.5
