@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from rft import background
 from rft.assemble import Parts
-from rft.errors import RunStopped
+from rft.errors import RunStopped, UserError
 from rft.heldout import Judged
 from rft.process import release_threads
 from rft.progress import Progress
@@ -131,7 +131,11 @@ def go_on(run: RunFolder) -> str:
 
 @contextmanager
 def status(run: RunFolder, steps: int, progress: Progress) -> Iterator[None]:
-    """Leaves in the run folder how a run of so many steps ended."""
+    """Leaves in the run folder how a run of so many steps ended.
+
+    Wrong input that shows before anything is done leaves no folder: the newest run of that name stays the one
+    that has something to go on with.
+    """
     run.set_status("running", step=progress.step, steps=steps)
     try:
         yield
@@ -139,6 +143,9 @@ def status(run: RunFolder, steps: int, progress: Progress) -> Iterator[None]:
         run.set_status("stopped", step=progress.step, steps=steps, message="interrupted")
         raise
     except Exception as error:
+        if isinstance(error, UserError) and run.is_blank:
+            run.remove()
+            raise
         state: State = "stopped" if isinstance(error, RunStopped) else "failed"
         run.set_status(state, step=progress.step, steps=steps, message=str(error))
         raise

@@ -22,11 +22,13 @@ sorted by age.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -240,6 +242,20 @@ class RunFolder:
         for path in (self.path / "rollouts").glob("*-*.parquet"):
             if int(path.stem.rpartition("-")[2]) > step:
                 discard(path)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing has been played, saved, checked or gone on with here."""
+        work = ("rollouts/*", "checkpoints/*", "stages/*/*", self.check_path.stem + ".*")
+        return not any(any(self.path.glob(pattern)) for pattern in work) and all(
+            event["kind"] != "resumed" for event in self.events()
+        )
+
+    def remove(self) -> None:
+        """Removes the folder with all that is in it, and its name's when no other run has it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
 
     def write_recipe(self, recipe_yaml: str) -> None:
         """Replaces recipe.yaml. Raises RunError."""
