@@ -113,3 +113,30 @@ def test_in_half_precision_scores_are_still_float32():
     ours = SmallAttention.apply(*(one.transpose(1, 2)[None] for one in states), 4.0)[0]
     # With scores rounded to bfloat16 (up to 50 here, so by 0.1) the error is ten times this.
     assert (ours.double() - expected).abs().mean() < 0.003
+
+
+@pytest.mark.parametrize("few", [2, 128])
+def test_the_scale_is_the_widths_root_unless_the_model_says_another(few, monkeypatch):
+    monkeypatch.setattr(rft.learn.attention, "_FEW", few)
+    row = _row([(5, [3, 4])])
+    plain, scaled = (
+        tree_attention(_Layer(), *_states(12), None, trees=trees_of(row), **told)[0]
+        for told in ({}, {"scaling": WIDTH**-0.5})
+    )
+    torch.testing.assert_close(plain, scaled)
+
+
+@pytest.mark.parametrize("strength", [-400.0, 400.0])
+def test_scores_far_from_zero_overflow_neither_within_nor_before_a_branch(strength):
+    # All of a token's weight on the prompt, or none of it.
+    row = _row([(4, [3, 2])])
+    query, key, value = _states(9)
+    with torch.no_grad():
+        query.fill_(1.0)
+        key.normal_(std=0.1)
+        key[:, :, :4] += strength / WIDTH
+    expected = _dense([query, key, value], row)
+    output, _ = tree_attention(_Layer(), query, key, value, None, trees=trees_of(row), scaling=0.3)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-4)
+    for found in torch.autograd.grad(output.sum(), (query, key, value)):
+        assert found.isfinite().all()

@@ -108,3 +108,15 @@ def test_a_fused_model_is_copied_with_its_own_weights_and_saved_under_the_same_n
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert list(again.state_dict()) == names
     torch.testing.assert_close(again(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+def test_a_norm_that_does_not_tell_its_epsilon_is_left_alone():
+    class SomeRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+    assert fuse(nn.Sequential(SomeRMSNorm()), recompute_mlp=False) == {}
