@@ -110,13 +110,49 @@ def test_a_fused_model_is_copied_with_its_own_weights_and_saved_under_the_same_n
     torch.testing.assert_close(again(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
-def test_a_norm_that_does_not_tell_its_epsilon_is_left_alone():
-    class SomeRMSNorm(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(8))
+class _RMSNorm(nn.Module):
+    """As transformers writes it, with a weight of any shape."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(weight), 1e-6
 
-    assert fuse(nn.Sequential(SomeRMSNorm()), recompute_mlp=False) == {}
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+class _UntoldRMSNorm(_RMSNorm):
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight)
+        del self.eps
+
+
+class _HalfDoubledRMSNorm(_RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.tensor([1.0, 1.0, 2.0, 2.0])
+
+
+class _OtherShapes(nn.Module):
+    """Has a gated MLP's parts, and puts them together in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.up_proj(x)) * self.act_fn(self.gate_proj(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "replaced"),
+    [
+        (_RMSNorm(torch.ones(4)), {"_RMSNorm": 1}),
+        (_UntoldRMSNorm(torch.ones(4)), {}),
+        (_RMSNorm(torch.ones(1, 4)), {}),
+        (_HalfDoubledRMSNorm(torch.ones(4)), {}),
+        (_OtherShapes(), {}),
+    ],
+)
+def test_what_only_looks_like_it_is_left_alone(layer, replaced):
+    assert fuse(nn.Sequential(layer), recompute_mlp=False) == replaced
