@@ -144,7 +144,7 @@ def train(
     if folder is not None:
         words = [str(folder.recipe_path), *words]  # a run brings its recipe, so all words are overrides
     elif origin is not None and (not words or "=" in words[0]):
-        words = [str(Path(origin.run, "recipe.yaml")), *words]  # as does a fork, unless another one is named
+        words = [*_recipe_of(origin), *words]  # as does a fork, unless another one is named
     elif not words:
         raise UserError("name a recipe: a .yaml file, or one that `rft recipe list` shows")
     loaded = load_recipe(words[0], [*words[1:], *_serve_overrides(serve)])
@@ -165,6 +165,17 @@ def _origin(which: str) -> Origin:
     from rft.fork import Origin
 
     return Origin.find(which)
+
+
+def _recipe_of(origin: Origin) -> list[str]:
+    """A run's recipe; for a stage with name and place of the whole, so that its fork is no stage."""
+    from rft.runs.folder import RunFolder, whole_of
+
+    run = RunFolder(Path(origin.run))
+    whole = whole_of(run)
+    if whole.path == run.path:
+        return [str(run.recipe_path)]
+    return [str(run.recipe_path), f"name={whole.name}", f"train.output_dir={whole.path.parents[1]}"]
 
 
 def _train(recipe: Recipe, start: Mapping[str, Any], as_json: bool, debug: bool) -> None:

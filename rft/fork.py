@@ -64,12 +64,15 @@ class Origin:
     def find(cls, which: str, output_dir: str | Path = "runs") -> Origin:
         """RUN or RUN@STEP: a run as `RunFolder.open` takes it, at its newest checkpoint or that of a step.
 
+        A run of stages stands for the newest of them that has a checkpoint.
+
         Raises RunError, with the steps there are.
         """
         name, at, step = which.rpartition("@")
         if not (at and step.isdecimal()):
             name, step = which, ""
         run = RunFolder.open(name, output_dir)
+        run = next((stage for stage in reversed(run.stages()) if checkpoints(stage)), run)
         there = {int(path.name.rpartition("-")[2]): path for path in checkpoints(run)}
         path = there.get(int(step)) if step else latest(run)
         if path is None:

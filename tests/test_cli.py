@@ -291,6 +291,25 @@ def test_a_fork_brings_the_recipe_of_its_run_unless_another_is_named(stopped, tr
     assert "take one of them" in capsys.readouterr().err
 
 
+def test_a_fork_of_stages_is_one_of_the_newest_with_a_checkpoint_and_stands_beside_them(
+    stopped, training, recipe
+):
+    for number, steps in ((1, 2), (2, 4), (3, 0)):
+        words = [f"name={number}-grpo", f"train.output_dir={stopped.stages_path}"]
+        stage = RunFolder.create(
+            stopped.stages_path, f"{number}-grpo", dump_recipe(load_recipe(recipe, words))
+        )
+        if steps:
+            (stage.checkpoints_path / f"step-{steps:06d}").mkdir()
+    assert rft("train", "--fork", "sort@4", "train.steps=9") == 0
+    origin = training.options["fork"]
+    assert (Path(origin.run).parent, origin.step) == (stopped.stages_path.resolve() / "2-grpo", 4)
+    assert (training.recipe.name, training.recipe.train.steps) == ("sort", 9)
+    assert Path(training.recipe.train.output_dir) == stopped.path.resolve().parents[1]
+    assert rft("train", "--fork", "sort@4", "train.steps=9", "name=other") == 0
+    assert training.recipe.name == "other"
+
+
 def test_train_without_a_recipe_says_where_to_find_one(capsys):
     assert rft("train") == 2
     assert "`rft recipe list`" in capsys.readouterr().err
