@@ -11,7 +11,7 @@ from pathlib import Path
 _OMP_PAUSE_SOFT = 1  # OpenMP 5.0, omp_pause_resource_t
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _MOST_HELD = 2**31 - 1  # bytes, the most that glibc takes
-_PILED_UP = 1.1
+_PILED_UP = 1.05
 
 
 def peak_rss_gb() -> float:
@@ -47,7 +47,7 @@ class HeldMemory:
             tune(_M_MMAP_MAX, 0)  # a gradient of the vocabulary is larger than any threshold that glibc takes
 
     def settle(self) -> bool:
-        """To be called once a step: releases memory if the process holds a tenth more than usual.
+        """To be called once a step: releases memory if the process holds a twentieth more than usual.
 
         Usual is what it held at the first call after a release. Returns whether memory was released.
         """
