@@ -1,6 +1,6 @@
 """One update, rft against TRL's GRPOTrainer on the same tokens: seconds and memory, taking turns.
 
-    .venv/bin/python benchmarks/update.py --prompts 2    the whole grid
+    .venv/bin/python benchmarks/update.py --rounds 1     the whole grid, half an hour
     .venv/bin/python benchmarks/update.py --quick        one point: prompts of 160 tokens, answers of 20
 
 The same on both sides: SmolLM2-135M-Instruct with bfloat16 weights, gradients and AdamW states, random
