@@ -19,7 +19,7 @@ def begin(
 
     What a run that goes on wrote down after its checkpoint is taken back, as it is done again.
 
-    Raises RunError when there is no checkpoint to go on from, or the recipe does not fit it.
+    Raises RunError when none of its checkpoints is whole, or the recipe does not fit.
     """
     if resume is None:
         progress = Progress() if fork is None else _forked(recipe, fork, note)

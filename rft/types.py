@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal, SupportsFloat
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -262,12 +261,12 @@ class Score:
                 f"with status={self.status!r}; write Score.failed(kind, detail) or Score.skip(reason)"
             )
         # What an author writes by hand: found here, in the author's line, not when a step is summed up.
-        keep = partial(object.__setattr__, self)
-        keep("metrics", {name: _number("metrics", name, one) for name, one in self.metrics.items()})
-        keep("parts", {name: _part(name, one) for name, one in self.parts.items()})
+        numbers = {name: _number("metrics", name, one) for name, one in self.metrics.items()}
+        object.__setattr__(self, "metrics", numbers)
+        object.__setattr__(self, "parts", {name: _part(name, one) for name, one in self.parts.items()})
         if self.turn_values is not None:
-            values = enumerate(self.turn_values)
-            keep("turn_values", tuple(_number("turn_values", turn, one) for turn, one in values))
+            values = tuple(_number("turn_values", turn, one) for turn, one in enumerate(self.turn_values))
+            object.__setattr__(self, "turn_values", values)
 
     def __float__(self) -> float:
         if self.value is None:
@@ -314,7 +313,7 @@ def _part(name: str, one: object) -> Score:
 
 
 def _number(field_name: str, key: object, one: object) -> float:
-    if isinstance(one, SupportsFloat) and not isinstance(one, Score):
+    if isinstance(one, SupportsFloat):
         return float(one)
     raise TypeError(f"{field_name} of a Score are numbers, got {one!r} for {key!r}")
 

@@ -19,7 +19,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What every room may see: the contracts, one event loop, this process, and means with intervals.
+# What every room may see: the contracts, one event loop, this process, a header that several clients read,
+# and means with intervals.
 CONTRACTS = {
     "rft.types",
     "rft.errors",

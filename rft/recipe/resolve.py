@@ -138,9 +138,8 @@ def _broke(what: str, error: BaseException) -> NoReturn:
         frames = [
             frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
         ]
-        own = [
-            frame for frame in frames[1:] if "site-packages" not in frame.filename
-        ]  # the first is `_import`
+        # The first is `_import`'s own.
+        own = [frame for frame in frames[1:] if "site-packages" not in frame.filename]
         last = (own or frames)[-1]
         place = f"{last.filename}:{last.lineno}"
     said = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
